@@ -1,0 +1,45 @@
+# make demo | test | lint; each makes .venv where it is missing and installs what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+ARGS ?=
+PACKAGING := pyproject.toml constraints.txt setup.py jaxvision/onednn.cc
+
+# Real data for the tests marked `data`; without the folder they skip.
+ifneq ($(wildcard ../shared/data),)
+export JAXVISION_TEST_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m experiments.transfer --backbone wrn50_2 $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(PACKAGING) | $(BIN)/python
+	$(PIP) -e '.[cpu]'
+	touch $@
+
+# torch comes first: torchvision's own requirement would pull a build for CUDA.
+$(VENV)/.test: $(PACKAGING) | $(BIN)/python
+	$(PIP) torch
+	$(PIP) -e '.[cpu,torch,test]'
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(PIP) -e '.[lint]'
+	touch $@

@@ -1,0 +1,292 @@
+"""torchvision's ImageNet weights: what there is, and reading a file of weights."""
+
+import difflib
+import importlib.util
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  teaches numpy, and so safetensors, the name "bfloat16"
+import numpy as np
+import safetensors
+
+from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+
+OFFICIAL_URL = "https://download.pytorch.org/models"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry of torchvision's weights enums.
+
+    `sha256_prefix` is the first 8 hex digits of the file's SHA-256, `acc1` and `acc5`
+    are percent on ImageNet's validation set as torchvision gives them (nan where it
+    gives none), `mib` the size of the file. `stem` is the file name before the hash
+    where it is not the model's name.
+    """
+
+    model: str
+    version: str
+    sha256_prefix: str
+    acc1: float
+    acc5: float
+    params: int
+    mib: float
+    resize: int = 256
+    crop: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    stem: str = ""
+
+    @property
+    def file(self) -> str:
+        """The name that torchvision gives the file."""
+        return f"{self.stem or self.model}-{self.sha256_prefix}.pth"
+
+    @property
+    def url(self) -> str:
+        """Where torchvision keeps the file."""
+        return f"{OFFICIAL_URL}/{self.file}"
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the network expects of its images."""
+        return Preprocessing(self.resize, self.crop, self.mean, self.std)
+
+
+TABLE = (
+    Row("vgg11", "v1", "8a719046", 69.02, 88.628, 132863336, 506.84),
+    Row("vgg11_bn", "v1", "6002323d", 70.37, 89.81, 132868840, 506.881),
+    Row("vgg13", "v1", "19584684", 69.928, 89.246, 133047848, 507.545),
+    Row("vgg13_bn", "v1", "abd245e5", 71.586, 90.374, 133053736, 507.59),
+    Row("vgg16", "v1", "397923af", 71.592, 90.382, 138357544, 527.796),
+    # The VGG-16 of SSD: Caffe's mean, pixels in [0, 255], no valid classifier.
+    Row(
+        "vgg16",
+        "features",
+        "88682ab5",
+        math.nan,
+        math.nan,
+        138357544,
+        527.802,
+        mean=(0.48235, 0.45882, 0.40784),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        stem="vgg16_features-amdegroot",
+    ),
+    Row("vgg16_bn", "v1", "6c64b313", 73.36, 91.516, 138365992, 527.866),
+    Row("vgg19", "v1", "dcbb9e9d", 72.376, 90.876, 143667240, 548.051),
+    Row("vgg19_bn", "v1", "c79401a0", 74.218, 91.842, 143678248, 548.143),
+    Row("densenet121", "v1", "a639ec97", 74.434, 91.972, 7978856, 30.845),
+    Row("densenet161", "v1", "8d451a50", 77.138, 93.56, 28681000, 110.369),
+    Row("densenet169", "v1", "b2777c0a", 75.6, 92.806, 14149480, 54.708),
+    Row("densenet201", "v1", "c1103571", 76.896, 93.37, 20013928, 77.373),
+    Row("googlenet", "v1", "1378be20", 69.778, 89.53, 6624904, 49.731),
+    Row("resnet18", "v1", "f37072fd", 69.758, 89.078, 11689512, 44.661),
+    Row("resnet34", "v1", "b627a593", 73.314, 91.42, 21797672, 83.275),
+    Row("resnet50", "v1", "0676ba61", 76.13, 92.862, 25557032, 97.781),
+    Row("resnet50", "v2", "11ad3fa6", 80.858, 95.434, 25557032, 97.79, 232),
+    Row("resnet101", "v1", "63fe2227", 77.374, 93.546, 44549160, 170.511),
+    Row("resnet101", "v2", "cd907fc2", 81.886, 95.78, 44549160, 170.53, 232),
+    Row("resnet152", "v1", "394f9c45", 78.312, 94.046, 60192808, 230.434),
+    Row("resnet152", "v2", "f82ba261", 82.284, 96.002, 60192808, 230.474, 232),
+    Row("resnext50_32x4d", "v1", "7cdf4587", 77.618, 93.698, 25028904, 95.789),
+    Row("resnext50_32x4d", "v2", "1a0047aa", 81.198, 95.34, 25028904, 95.833, 232),
+    Row("resnext101_32x8d", "v1", "8ba56ff5", 79.312, 94.526, 88791336, 339.586),
+    Row("resnext101_32x8d", "v2", "110c445d", 82.834, 96.228, 88791336, 339.673, 232),
+    Row("resnext101_64x4d", "v1", "173b62eb", 83.246, 96.454, 83455272, 319.318, 232),
+    Row("wide_resnet50_2", "v1", "95faca4d", 78.468, 94.086, 68883240, 131.82),
+    Row("wide_resnet50_2", "v2", "9ba9bcbe", 81.602, 95.758, 68883240, 263.124, 232),
+    Row("wide_resnet101_2", "v1", "32ee1156", 78.848, 94.284, 126886696, 242.896),
+    Row("wide_resnet101_2", "v2", "d733dc28", 82.51, 96.02, 126886696, 484.747, 232),
+    Row("mobilenet_v2", "v1", "b0353104", 71.878, 90.286, 3504872, 13.555),
+    Row("mobilenet_v2", "v2", "7ebf99e0", 72.154, 90.822, 3504872, 13.598, 232),
+    Row("mobilenet_v3_large", "v1", "8738ca79", 74.042, 91.34, 5483032, 21.114),
+    Row("mobilenet_v3_large", "v2", "5c1a4163", 75.274, 92.566, 5483032, 21.107, 232),
+    Row("mobilenet_v3_small", "v1", "047dcff4", 67.668, 87.402, 2542856, 9.829),
+)
+
+
+def find(name: str, which: str = "imagenet") -> Row:
+    """The row of one set of weights.
+
+    Args:
+      name: torchvision's name of the model.
+      which: "imagenet" for torchvision's DEFAULT, its newest ImageNet weights; or a
+        version of the table: "v1", "v2", "features".
+
+    Raises:
+      ValueError: no such model, or no such weights of it; both name what there is.
+    """
+    rows = {row.version: row for row in TABLE if row.model == name}
+    if not rows:
+        models = sorted({row.model for row in TABLE})
+        close = difflib.get_close_matches(name, models, n=3) or models
+        raise ValueError(f"no ImageNet weights for {name!r}; try {', '.join(close)}")
+    if which == "imagenet":
+        return rows[max(rows.keys() - {"features"})]
+    if which not in rows:
+        raise ValueError(
+            f"{name} has no weights {which!r}; there are imagenet, {', '.join(rows)}"
+        )
+    return rows[which]
+
+
+def find_fault(head: bytes) -> str | None:
+    """Why a file that begins with `head` cannot hold weights, as far as that shows."""
+    text = head.lstrip(b"\xef\xbb\xbf\t\r\n ").lower()
+    if not head:
+        return "is empty"
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")):
+        return "is a web page and holds no weights"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer and holds no weights: run `git lfs pull`"
+    return None
+
+
+def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a `.pth`, `.pt` or `.safetensors` file, by torchvision's names.
+
+    Half-precision tensors become float32; a wrapper (`state_dict` or `model`), the
+    prefix `module.` of DataParallel and the old names in DenseNet's files are undone.
+    Only `.pth` and `.pt` need torch.
+
+    Raises:
+      ValueError: the file is missing, damaged, no file of weights, holds pickled
+        Python objects, or an entry is not a plain tensor.
+      ModuleNotFoundError: torch is needed and missing.
+    """
+    path = Path(path)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise ValueError(f"{path}: weights are a .pth, .pt or .safetensors file")
+    try:
+        with path.open("rb") as file:
+            fault = find_fault(file.read(512))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    if fault:
+        raise ValueError(f"{path} {fault}")
+    if path.suffix == ".safetensors":
+        arrays, _ = read_safetensors(path)
+    else:
+        arrays = _torch_arrays(path)
+    return _current_names(arrays, path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata; float16 and bfloat16 become float32.
+
+    Raises:
+      ValueError: the file is damaged, or holds a type that numpy does not have.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  the handle is no dict
+                kind = file.get_slice(name).get_dtype()
+                if not re.fullmatch(r"BOOL|BF16|F(16|32|64)|[IU](8|16|32|64)", kind):
+                    raise ValueError(f"{path}: {name} has the unsupported type {kind}")
+            arrays = {name: _upcast(file.get_tensor(name)) for name in file.keys()}
+            return arrays, dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}): get it again"
+        ) from None
+
+
+def has_torch() -> bool:
+    """Whether torch is installed, without importing it."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def _upcast(array: np.ndarray) -> np.ndarray:
+    half = array.dtype.name in ("float16", "bfloat16")
+    return array.astype(np.float32) if half else array
+
+
+def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not has_torch():
+        raise ModuleNotFoundError(
+            f"torch is needed to read {path}: pip install 'jaxvision[torch]', or "
+            "convert the file to safetensors where torch is installed"
+        )
+    import torch
+
+    half = (torch.float16, torch.bfloat16)
+    plain = (torch.float32, torch.float64, torch.uint8, torch.bool)
+    plain += (torch.int8, torch.int16, torch.int32, torch.int64)
+    arrays = {}
+    for name, tensor in _unwrap(_torch_load(path), path).items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise ValueError(
+                f"{path}: the entry {name!r} is a {type(tensor).__name__}, not a "
+                "tensor; save model.state_dict() alone"
+            )
+        tensor = tensor.detach()
+        dense = tensor.layout == torch.strided and tensor.device.type != "meta"
+        if not dense or tensor.dtype not in (*half, *plain):
+            raise ValueError(
+                f"{path}: {name} is no plain tensor ({tensor.dtype}, {tensor.layout}, "
+                f"{tensor.device.type}); save it as dense float32"
+            )
+        tensor = tensor.to(torch.float32) if tensor.dtype in half else tensor
+        arrays[name] = tensor.contiguous().numpy()
+    return arrays
+
+
+def _torch_load(path: Path) -> Any:
+    """What torch's restricted unpickler makes of the file; no code of it is run."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:
+            # torch's message recommends to switch the check off, so it gets out of here
+            # neither as text nor as the cause of ours.
+            name = re.search(r"GLOBAL (\S+)", str(error))
+            script = "TorchScript" in str(error)
+    if name or script:
+        what = (
+            f"pickled Python objects ({name[1]})" if name else "a TorchScript program"
+        )
+        raise ValueError(
+            f"{path} holds {what}, which could run any code and is not loaded: re-save "
+            "it with torch.save(model.state_dict(), FILE) or as safetensors"
+        )
+    raise ValueError(
+        f"{path} is damaged or not written by torch.save: get it again, or re-save it "
+        "with torch.save(model.state_dict(), FILE) or as safetensors"
+    )
+
+
+def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:
+    """The state_dict itself, also where it was saved among other things."""
+    if isinstance(loaded, Mapping):
+        for key in ("state_dict", "model"):
+            if isinstance(loaded.get(key), Mapping):
+                return loaded[key]
+        return loaded
+    raise ValueError(
+        f"{path} holds a {type(loaded).__name__}, not a state_dict: re-save it with "
+        "torch.save(model.state_dict(), FILE)"
+    )
+
+
+def _current_names(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    if not arrays:
+        raise ValueError(f"{path} holds no tensors")
+    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
+    # torchvision's DenseNet files are older than its DenseNet: `norm.1` is `norm1` now.
+    old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+    names = {old.sub(r"\1", name.removeprefix(prefix)): name for name in arrays}
+    if len(names) < len(arrays):
+        raise ValueError(f"{path} holds a tensor under both its old and its new name")
+    return {new: arrays[name] for new, name in names.items()}

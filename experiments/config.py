@@ -1,0 +1,167 @@
+"""From a command line and a YAML file to a frozen dataclass, with one-line errors."""
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+Config = TypeVar("Config")
+
+
+class UsageError(ValueError):
+    """The call is wrong: one line that says what to change. Exit code 2."""
+
+
+class RunError(RuntimeError):
+    """The run failed: one line that says why and what is kept. Exit code 1."""
+
+
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
+    """The configuration: defaults, then `--config FILE`, then the command line.
+
+    Raises:
+      UsageError: the file is missing, or has an unknown key or a value of a wrong type.
+      SystemExit: help was asked for, or the command line itself is wrong (exit code 2).
+    """
+    path = _config_file(argv)
+    default = config_class() if path is None else read_yaml(config_class, path)
+    description = (config_class.__doc__ or "").strip()
+    try:
+        return tyro.cli(
+            config_class, prog=prog, description=description, args=argv, default=default
+        )
+    except ValueError as error:  # a limit that __post_init__ checks
+        raise UsageError(str(error)) from error
+
+
+def run_cli(
+    config_class: type[Config], main: Callable[[Config], Any], *, prog: str
+) -> None:
+    """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
+    try:
+        main(parse(config_class, sys.argv[1:], prog=prog))
+    except (UsageError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _config_file(argv: Sequence[str]) -> Path | None:
+    for index, word in enumerate(argv):
+        if word == "--config":
+            if index + 1 == len(argv):
+                raise UsageError("--config needs a file")
+            return Path(argv[index + 1])
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+    return None
+
+
+def read_yaml(config_class: type[Config], path: Path) -> Config:
+    """The dataclass with the values of a YAML file, each checked by name and type.
+
+    A run's own `config.yaml` is read too: what it says of the machine stands under
+    `environment`, which is skipped.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is not YAML: {reason}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds a {type(values).__name__}, not options by name")
+    values.pop("environment", None)
+    return _build(config_class, values, where=str(path), prefix="")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as plain values that YAML and JSON can hold."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def _build(config_class: type, values: dict, *, where: str, prefix: str) -> Any:
+    hints = typing.get_type_hints(config_class)
+    built = {}
+    for key, value in values.items():
+        if key not in hints:
+            close = get_close_matches(str(key), hints, n=1)
+            hint = f"; did you mean {prefix}{close[0]}?" if close else ""
+            raise UsageError(f"{where}: unknown option {prefix}{key}{hint}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            value = _build(
+                typing.cast(type, hint), value, where=where, prefix=f"{prefix}{key}."
+            )
+        elif not _fits(value, hint):
+            raise UsageError(
+                f"{where}: {prefix}{key} is {value!r}, which is not {_spelled(hint)}"
+            )
+        built[key] = _converted(value, hint)
+    try:
+        return config_class(**built)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    for option in _options(hint):
+        if typing.get_origin(option) is typing.Literal:
+            if value in typing.get_args(option):
+                return True
+        elif typing.get_origin(option) is tuple:
+            item = typing.get_args(option)[0]
+            if isinstance(value, list) and all(_fits(entry, item) for entry in value):
+                return True
+        elif option is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return True
+        elif option is Path:
+            if isinstance(value, str):
+                return True
+        elif type(value) is option:
+            return True
+    return False
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    options = _options(hint)
+    if isinstance(value, int) and float in options and int not in options:
+        return float(value)
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _spelled(hint: Any) -> str:
+    words = []
+    for option in _options(hint):
+        if typing.get_origin(option) is typing.Literal:
+            words += [repr(choice) for choice in typing.get_args(option)]
+        elif option is type(None):
+            words.append("null")
+        else:
+            words.append(getattr(option, "__name__", str(option)))
+    return " or ".join(words)

@@ -1,0 +1,203 @@
+"""The one epoch loop: compiled stretches of steps, with a look at the clock between."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.config import RunError
+from experiments.run import Reporter, Stop, write_metrics
+from jaxvision import checkpoint
+from jaxvision.train import TrainState
+
+STRETCH_SECONDS = 1.0
+"""How long the device works before the host looks at signals, NaN and the bar."""
+SAVE_SECONDS = 30.0
+"""The most work that a killed process loses, where an epoch is shorter than that."""
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is made of, besides its state."""
+
+    run_steps: Callable
+    """As `jaxvision.train.make_epoch` gives it."""
+    data: dict[str, jax.Array]
+    """The training set on the device: `image` and `label`."""
+    metrics: tuple[str, ...]
+    """What the loss function reports; `loss` among them."""
+    batch_size: int
+    epochs: int
+    key: jax.Array
+    """All randomness of the run comes from it and the numbers of epoch and step."""
+    evaluate: Callable[[TrainState], dict[str, float]]
+    """The validation numbers, `val_...`, of a state."""
+    learning_rate: Callable[[int], Any]
+    """The schedule, by step."""
+    judged_by: str
+    """The validation number whose largest value marks the best epoch."""
+    keep_best: Callable[[TrainState, Path], None]
+    """Called with a new best epoch's state and the run folder, before its checkpoint."""
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch; images that do not fill a batch wait for another epoch."""
+        return len(self.data["label"]) // self.batch_size
+
+    def no_sums(self) -> dict[str, jax.Array]:
+        """The sums of the metrics before an epoch's first step."""
+        zeros = {name: np.zeros((), np.float32) for name in self.metrics}
+        return jax.device_put(zeros, self.data["label"].sharding)
+
+
+def fit(
+    state: TrainState, plan: Plan, folder: Path, *, report: Reporter, stop: Stop
+) -> History:
+    """Trains from `folder`'s newest checkpoint, or from `state`, to the last epoch.
+
+    Writes `checkpoints/` and `metrics.csv` below `folder`. Returns the history, a row
+    an epoch, also where `stop` ended the run: then it has fewer rows than epochs.
+
+    Raises:
+      RunError: the loss is no longer finite; the last good checkpoint stays.
+    """
+    sums = plan.no_sums()
+    abstract = jax.tree.map(_like, {"state": state, "sums": sums})
+    checkpoints = folder / "checkpoints"
+    restored = checkpoint.restore(checkpoints, abstract)
+    history: History = []
+    epoch, start, seconds = 0, 0, 0.0
+    if restored is not None:
+        for fault in restored.skipped:
+            report.say(f"passed over a damaged checkpoint: {fault}", style="yellow")
+        state, sums = restored.tree["state"], restored.tree["sums"]
+        history = restored.metadata["history"]
+        epoch, start = restored.metadata["epoch"], restored.metadata["start"]
+        seconds = restored.metadata["seconds"]
+        report.say(f"resumed at epoch {epoch + 1}, step {start + 1} of {plan.steps}")
+
+    images = plan.steps * plan.batch_size
+    last_save = time.monotonic()
+    with (
+        checkpoint.Saver(checkpoints) as saver,
+        report.progress("compiling") as show,
+    ):
+
+        def save() -> None:
+            saver.save(
+                epoch * (plan.steps + 1) + start,
+                {"state": state, "sums": sums},
+                metadata={
+                    "history": history,
+                    "epoch": epoch,
+                    "start": start,
+                    "seconds": seconds,
+                },
+            )
+
+        if epoch < plan.epochs:
+            show("compiling", 0, plan.epochs * images, "")
+            begun = time.perf_counter()
+            order = jnp.arange(len(plan.data["label"]))
+            # No step is taken, so that the first epoch's time is that of its steps.
+            state, sums = plan.run_steps(state, sums, plan.data, order, 0, 0, plan.key)
+            jax.block_until_ready(sums)
+            report.say(f"compiled in {time.perf_counter() - begun:.1f} s")
+
+        while epoch < plan.epochs and not stop:
+            title = f"epoch {epoch + 1}/{plan.epochs}"
+            order = jax.random.permutation(
+                jax.random.fold_in(plan.key, epoch), len(plan.data["label"])
+            )
+            stretch = 1
+            while start < plan.steps and not stop:
+                end = min(plan.steps, start + stretch)
+                begun = time.perf_counter()
+                state, sums = plan.run_steps(
+                    state, sums, plan.data, order, start, end, plan.key
+                )
+                means = {name: float(value) / end for name, value in sums.items()}
+                if not all(map(math.isfinite, means.values())):
+                    raise RunError(_diverged(plan, checkpoints, epoch, start, end))
+                took = time.perf_counter() - begun
+                seconds += took
+                pace = (end - start) / took
+                stretch = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
+                start = end
+                show(
+                    title,
+                    epoch * images + start * plan.batch_size,
+                    plan.epochs * images,
+                    f"loss {means['loss']:.3f}  {_others(means)}"
+                    f"{pace * plan.batch_size:.0f} images/s",
+                )
+            if start < plan.steps:
+                break
+            row = {
+                "epoch": epoch + 1,
+                **{f"train_{name}": value for name, value in means.items()},
+                **plan.evaluate(state),
+                "learning_rate": float(plan.learning_rate(int(state.step) - 1)),
+                "images_per_second": images / seconds,
+                "seconds": seconds,
+            }
+            best = max((r[plan.judged_by] for r in history), default=-math.inf)
+            if row[plan.judged_by] > best:
+                plan.keep_best(state, folder)
+            history.append(row)
+            write_metrics(folder, history)
+            report.say(_line(title, row))
+            epoch, start, seconds = epoch + 1, 0, 0.0
+            sums = plan.no_sums()
+            done = stop or epoch == plan.epochs
+            if done or time.monotonic() - last_save > SAVE_SECONDS:
+                save()
+                last_save = time.monotonic()
+        if stop and start > 0:
+            save()
+    return history
+
+
+def _like(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _others(means: dict[str, float]) -> str:
+    return "".join(
+        f"{name} {value:.1%}  " if name == "accuracy" else f"{name} {value:.3f}  "
+        for name, value in means.items()
+        if name != "loss"
+    )
+
+
+def _line(title: str, row: dict[str, float]) -> str:
+    numbers = [
+        f"{name.replace('_', ' ')} "
+        + (f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}")
+        for name, value in row.items()
+        if name.startswith(("train_", "val_"))
+    ]
+    speed = f"{row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s"
+    return f"{title}: {', '.join(numbers)}, {speed}"
+
+
+def _diverged(plan: Plan, checkpoints: Path, epoch: int, start: int, end: int) -> str:
+    kept = checkpoint.steps(checkpoints)
+    where = (
+        f"the last good checkpoint is kept in {checkpoints}"
+        if kept
+        else ("no epoch had ended, so there is no checkpoint")
+    )
+    return (
+        f"the loss is no longer finite in epoch {epoch + 1}, between the steps "
+        f"{start + 1} and {end}; {where}. Try a smaller --optim.lr, --optim.clip 1 or "
+        "--optim.warmup-epochs 1"
+    )

@@ -1,0 +1,97 @@
+"""What a classification run leaves behind: predictions, pictures, the report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import yaml
+from rich.table import Table
+
+from experiments.run import Reporter
+from jaxvision import metrics
+from jaxvision.data import Split
+from jaxvision.report import plots
+from jaxvision.report.mistakes import worst_mistakes
+from jaxvision.report.page import write_report
+from jaxvision.report.predictions import write_predictions
+from jaxvision.typing import Array
+
+
+def write_outputs(
+    folder: Path,
+    *,
+    title: str,
+    summary: dict[str, str],
+    history: list[dict[str, float]],
+    split: Split,
+    classes: Sequence[str],
+    logits: Array,
+    notes: Sequence[str],
+    report: Reporter,
+) -> dict[str, float]:
+    """Writes all of a run folder that follows from its last predictions.
+
+    Args:
+      logits: `(n, classes)`, of the images in `split`, by the best epoch's model.
+      notes: warnings that a reader must not miss.
+
+    Returns:
+      `val_accuracy` and `val_macro_f1` of the best epoch's model.
+    """
+    scores = np.asarray(logits, np.float64)
+    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predictions, confidences = probabilities.argmax(1), probabilities.max(1)
+    matrix = metrics.confusion_matrix(split.labels, predictions, len(classes))
+    pairs = metrics.confused_pairs(matrix, classes, top=8)
+    judged = (split.images, split.labels, predictions, confidences, classes)
+
+    write_predictions(
+        folder / "predictions.csv", split.paths, split.labels, probabilities, classes
+    )
+    plots.curves(history, folder / "curves.png")
+    plots.confusion(matrix, classes, folder / "confusion.png")
+    plots.mistakes(*judged, folder / "mistakes.png", paths=split.paths)
+    page = write_report(
+        folder,
+        title=title,
+        summary=summary,
+        config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
+        history=history,
+        classes=classes,
+        matrix=matrix,
+        pairs=pairs,
+        mistakes=worst_mistakes(*judged, paths=split.paths),
+        notes=notes,
+    )
+    numbers = {
+        "val_accuracy": metrics.accuracy(matrix),
+        "val_macro_f1": metrics.macro_f1(matrix),
+    }
+    report.table(_per_class_table(matrix, classes))
+    for pair in pairs[:3]:
+        report.say(str(pair))
+    for note in notes:
+        report.say(f"WARNING: {note}", style="bold yellow")
+    report.say(
+        f"best epoch: accuracy {numbers['val_accuracy']:.2%}, macro F1 "
+        f"{numbers['val_macro_f1']:.3f}, {len(split)} validation photos; see {page}"
+    )
+    return numbers
+
+
+def _per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> Table:
+    rates = metrics.per_class(matrix)
+    table = Table(box=None, header_style="bold")
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "photos"):
+        table.add_column(name, justify="right")
+    for index in np.argsort(rates.f1, kind="stable"):
+        table.add_row(
+            classes[index],
+            f"{rates.precision[index]:.3f}",
+            f"{rates.recall[index]:.3f}",
+            f"{rates.f1[index]:.3f}",
+            str(rates.support[index]),
+        )
+    return table

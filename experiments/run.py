@@ -1,0 +1,185 @@
+"""What surrounds a training: its folder, its log, its progress, its signals."""
+
+import csv
+import io
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from experiments.config import UsageError
+from jaxvision import ops
+from jaxvision.files import write_text
+
+Show = Callable[[str, int, int, str], None]
+"""`show(title, done, total, note)`: what goes on, how far it is, what to say of it."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+def new_folder(output: Path, experiment: str) -> Path:
+    """Makes and returns `output/experiment/N`, with the first N not yet taken."""
+    parent = output / experiment
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+        number = max(taken, default=0) + 1
+        while True:
+            try:
+                (parent / str(number)).mkdir()
+                return parent / str(number)
+            except FileExistsError:  # another run took it just now
+                number += 1
+    except OSError as error:
+        raise UsageError(f"--output {output}: {error.strerror} ({parent})") from error
+
+
+def environment() -> dict[str, Any]:
+    """Versions, command, device and git revision: what a number needs beside it."""
+    devices = jax.devices()
+    revision = _git("rev-parse", "HEAD")
+    if revision and _git("status", "--porcelain", "--untracked-files=no"):
+        revision += " with changes"
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "convolutions": ops.backend(),
+        "python": platform.python_version(),
+        "git": revision or "not a git checkout",
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def write_config(folder: Path, options: dict[str, Any]) -> None:
+    """Writes `config.yaml`: the options, then the environment."""
+    values = options | {"environment": environment()}
+    write_text(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
+
+
+def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
+    """Writes `metrics.csv`, a row an epoch."""
+    text = io.StringIO()
+    rows = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    rows.writeheader()
+    rows.writerows(
+        {key: value if key == "epoch" else f"{value:.6g}" for key, value in row.items()}
+        for row in history
+    )
+    write_text(folder / "metrics.csv", text.getvalue())
+
+
+class Stop:
+    """Whether Ctrl-C or SIGTERM asked the run to stop; the second Ctrl-C is at once."""
+
+    signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """A flag that the two signals set, so that a step is never cut in the middle."""
+    stop = Stop()
+
+    def handle(signum, _frame):
+        if stop and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.signum = signum
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+class Reporter:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self):
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def say(self, line: str, *, style: str | None = None) -> None:
+        """One line; it stands above the bar where there is one."""
+        self._console.print(line, style=style, markup=False)
+
+    def table(self, table: Table) -> None:
+        """A table for people; a script reads the files."""
+        self._console.print(table)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Show]:
+        """Shows how much is done, by the function it gives.
+
+        On a terminal that is a bar with the time left; elsewhere a line a minute, so
+        that the log of a long run stays short.
+        """
+        if not self._console.is_terminal:
+            yield self._line_each_minute
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(title, total=None, note="")
+            yield lambda title, done, total, note: bar.update(
+                task, description=title, completed=done, total=total, note=note
+            )
+
+    def _line_each_minute(self, title: str, done: int, total: int, note: str) -> None:
+        if time.monotonic() - self._last_line > 60:
+            self._last_line = time.monotonic()
+            self.say(f"{title}: {done / max(total, 1):.0%}  {note}")
+
+
+def interrupted(folder: Path, module: str, stop: Stop) -> None:
+    """Ends the process after a signal, saying how to go on."""
+    print(
+        f"stopped; all is saved. To go on: python -m {module} --resume {folder}",
+        file=sys.stderr,
+    )
+    sys.exit(128 + (stop.signum or signal.SIGINT))

@@ -1,0 +1,1 @@
+"""Computer vision in JAX: torchvision's backbones, pure steps, augmentation."""

@@ -1,0 +1,516 @@
+"""Augmentation on the device, per sample, with torchvision's semantics.
+
+For given parameters each function equals `torchvision.transforms.v2.functional` on
+float tensors. The `random_*` functions draw the parameters of every sample from the
+distributions of torchvision's classes; they take one key for the batch, and compile
+once per shape and options. Images are floating NHWC in `[0, 1]`, angles in degrees.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jaxvision.preprocess import center_crop, check_crop, crop, resized_crop
+from jaxvision.typing import Array, Float, Images, Int, PRNGKey, Shaped
+
+GRAY = (0.2989, 0.587, 0.114)
+"""What torchvision weighs red, green and blue with."""
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""The adjustments' numbers in the orders of `color_jitter`, as in torchvision."""
+
+Flags = Shaped[Array, "n"]
+Integers = Int[Array, "n"]
+Scalars = Float[Array, "n"]
+Pairs = Float[Array, "n 2"]
+Orders = Int[Array, "n 4"]
+
+
+def horizontal_flip(images: Images, flip: Flags) -> Images:
+    """Images mirrored left to right where `flip` is true."""
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+def vertical_flip(images: Images, flip: Flags) -> Images:
+    """Images mirrored top to bottom where `flip` is true."""
+    return jnp.where(flip[:, None, None, None], images[:, ::-1], images)
+
+
+def rotate(images: Images, angle: Scalars, *, interpolation: str = "nearest") -> Images:
+    """Images turned counter-clockwise by `angle` degrees about their centre.
+
+    Args:
+      images: the batch.
+      angle: degrees, per sample.
+      interpolation: `nearest` or `bilinear`.
+    """
+    zero = jnp.zeros_like(angle)
+    pair = jnp.stack((zero, zero), axis=1)
+    # torchvision's affine turns clockwise, its rotate the other way.
+    return affine(images, -angle, pair, zero + 1, pair, interpolation=interpolation)
+
+
+def affine(
+    images: Images,
+    angle: Scalars,
+    translate: Pairs,
+    scale: Scalars,
+    shear: Pairs,
+    *,
+    interpolation: str = "nearest",
+) -> Images:
+    """Images sheared, scaled and turned about their centre, then moved; black outside.
+
+    Outside is zero before interpolation, as in torchvision's functional form without a
+    fill; its classes, with `fill=0` and `bilinear`, darken the border a second time.
+
+    Args:
+      images: the batch.
+      angle: degrees clockwise, per sample.
+      translate: pixels to the right and down.
+      scale: magnification, positive.
+      shear: degrees along x and along y.
+      interpolation: `nearest` or `bilinear`.
+
+    Raises:
+      ValueError: the interpolation is unknown.
+    """
+    if interpolation not in _SAMPLERS:
+        raise ValueError(
+            f"unknown interpolation {interpolation!r}; use one of {list(_SAMPLERS)}"
+        )
+    # Coordinates in 16 bits would miss by pixels.
+    dtype = jnp.promote_types(images.dtype, jnp.float32)
+    parameters = (x.astype(dtype) for x in (angle, translate, scale, shear))
+    return jax.vmap(partial(_warp, sampler=_SAMPLERS[interpolation]))(
+        images, *parameters
+    )
+
+
+def _warp(image, angle, translate, scale, shear, *, sampler):
+    """One image through the inverse of torchvision's affine matrix."""
+    height, width, _ = image.shape
+    turn, skew = jnp.radians(angle), jnp.radians(shear)
+    # rotation @ shear: [[a, b], [c, d]], of determinant one.
+    a = jnp.cos(turn - skew[1]) / jnp.cos(skew[1])
+    c = jnp.sin(turn - skew[1]) / jnp.cos(skew[1])
+    b = -(a * jnp.tan(skew[0]) + jnp.sin(turn))
+    d = jnp.cos(turn) - c * jnp.tan(skew[0])
+    # Pixel centres, counted from the centre of the image.
+    middle = jnp.array([width - 1, height - 1], angle.dtype) / 2
+    x = (jnp.arange(width, dtype=angle.dtype) - middle[0] - translate[0])[None, :]
+    y = (jnp.arange(height, dtype=angle.dtype) - middle[1] - translate[1])[:, None]
+    source_x = (_outer_sum(d * x, -b * y)) / scale + middle[0]
+    source_y = (_outer_sum(-c * x, a * y)) / scale + middle[1]
+    return sampler(image, source_x, source_y)
+
+
+def _outer_sum(row, column):
+    shape = (column.shape[0], row.shape[1])
+    return jnp.broadcast_to(row, shape) + jnp.broadcast_to(column, shape)
+
+
+def _pixels(image, x, y):
+    """The pixels at whole coordinates, black outside the image."""
+    height, width, channels = image.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    row = jnp.clip(y, 0, height - 1).astype(jnp.int32)
+    column = jnp.clip(x, 0, width - 1).astype(jnp.int32)
+    # One index a pixel, three channels a slice: the cheapest gather on every platform.
+    flat = image.reshape(-1, channels)
+    pixels = flat.at[row * width + column].get(mode="promise_in_bounds")
+    return jnp.where(inside[:, :, None], pixels, 0)
+
+
+def _nearest(image, x, y):
+    return _pixels(image, jnp.round(x), jnp.round(y))
+
+
+def _bilinear(image, x, y):
+    left, top = jnp.floor(x), jnp.floor(y)
+    right, bottom = (x - left)[:, :, None], (y - top)[:, :, None]
+    upper = _pixels(image, left, top) * (1 - right)
+    upper += _pixels(image, left + 1, top) * right
+    lower = _pixels(image, left, top + 1) * (1 - right)
+    lower += _pixels(image, left + 1, top + 1) * right
+    return (upper * (1 - bottom) + lower * bottom).astype(image.dtype)
+
+
+_SAMPLERS = {"nearest": _nearest, "bilinear": _bilinear}
+
+
+# Colours. The adjustments work on the three planes of a batch, (n, h, w) each: a last
+# axis of three would leave vector units idle, and XLA would fuse every channel's gray
+# value from scratch.
+
+
+def adjust_brightness(images: Images, factor: Scalars) -> Images:
+    """Images times `factor`, clipped to `[0, 1]`."""
+    return jnp.clip(images * factor[:, None, None, None], 0, 1)
+
+
+def adjust_contrast(images: Images, factor: Scalars) -> Images:
+    """Images blended with the mean of their gray version; 0 is flat, 1 the original."""
+    planes = _planes(images)
+    mean = _gray(planes).mean((1, 2), keepdims=True)
+    return jnp.stack(_blend(planes, factor[:, None, None], mean), axis=-1)
+
+
+def adjust_saturation(images: Images, factor: Scalars) -> Images:
+    """Images blended with their gray version; 0 is gray, 1 the original."""
+    planes = _planes(images)
+    return jnp.stack(_blend(planes, factor[:, None, None], _gray(planes)), axis=-1)
+
+
+def adjust_hue(images: Images, shift: Scalars) -> Images:
+    """Images with the hue turned by `shift`, in turns, -0.5 .. 0.5.
+
+    The saturation and value of HSV stay.
+    """
+    return jnp.stack(_turn_hue(_planes(images), shift[:, None, None]), axis=-1)
+
+
+def color_jitter(
+    images: Images,
+    brightness: Scalars,
+    contrast: Scalars,
+    saturation: Scalars,
+    hue: Scalars | None,
+    order: Orders,
+) -> Images:
+    """Brightness, contrast, saturation and hue adjusted in each sample's own order.
+
+    Images must be in `[0, 1]`: there a factor of 1 changes nothing, which is how an
+    adjustment that is not due is left out.
+
+    Args:
+      images: the batch.
+      brightness: factor, per sample; 1 changes nothing, here and in the next two.
+      contrast: factor.
+      saturation: factor.
+      hue: shift in turns, per sample; None leaves the hue, and the time it takes, out.
+      order: a permutation of 0 .. 3 (brightness, contrast, saturation, hue) a sample.
+    """
+    # Every adjustment but the hue is a blend towards a target: black, the mean, the
+    # gray image. So any order is three blends with factors picked per sample, and a
+    # hue in one of four places: before blend 1 .. 3, or last.
+    rank = jnp.argsort(order, axis=1)
+    blends = jnp.argsort(rank[:, :HUE], axis=1)
+    factors = jnp.stack((brightness, contrast, saturation), axis=1)
+    factors = jnp.take_along_axis(factors, blends, axis=1)
+    ranks = jnp.take_along_axis(rank, blends, axis=1)
+
+    def blend_between(planes, mean, first, last):
+        for kind, factor, at in zip(blends.T, factors.T, ranks.T, strict=True):
+            factor = jnp.where((first <= at) & (at < last), factor, 1)
+            to_mean = (kind == CONTRAST) * mean
+            to_gray = (kind == SATURATION)[:, None, None] * _gray(planes)
+            target = to_mean[:, None, None] + to_gray
+            planes = _blend(planes, factor[:, None, None], target)
+        return planes
+
+    def adjust_until(last, mean):
+        planes = _planes(images)
+        if hue is None:
+            return blend_between(planes, mean, 0, last)
+        turn = rank[:, HUE]
+        planes = blend_between(planes, mean, 0, jnp.minimum(turn, last))
+        shift = jnp.where(turn < last, hue, 0)
+        planes = _turn_hue(planes, shift[:, None, None])
+        return blend_between(planes, mean, turn, last)
+
+    # The mean that the contrast needs is that of the image as it is by then. To compute
+    # that image twice costs less than to keep it: nothing is written but the result.
+    due = rank[:, CONTRAST]
+    mean = _gray(adjust_until(due, jnp.zeros_like(contrast))).mean((1, 2))
+    return jnp.stack(adjust_until(len(order.T), mean), axis=-1)
+
+
+def _planes(images):
+    if images.shape[3] != 3:
+        raise ValueError(
+            f"colours are adjusted in RGB images, got {images.shape[3]} channels"
+        )
+    return tuple(images[..., channel] for channel in range(3))
+
+
+def _gray(planes):
+    return sum(weight * plane for weight, plane in zip(GRAY, planes, strict=True))
+
+
+def _blend(planes, factor, target):
+    rest = (1 - factor) * target
+    return tuple(jnp.clip(factor * plane + rest, 0, 1) for plane in planes)
+
+
+def _turn_hue(planes, shift):
+    """RGB to HSV, the turn, and back, in one formula without sectors.
+
+    Each channel is `high - span * clip(min(t, 4 - t), 0, 1)` where `t`, in sixths of a
+    turn, is the distance of the hue from where that channel begins to fall.
+    """
+    red, green, blue = planes
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    span = high - jnp.minimum(jnp.minimum(red, green), blue)
+    slope = 1 / jnp.where(span == 0, 1, span)
+    hue = jnp.where(
+        high == red,
+        (green - blue) * slope,
+        jnp.where(high == green, 2 + (blue - red) * slope, 4 + (red - green) * slope),
+    )
+    hue = hue + 6 * shift
+
+    def channel(offset):
+        t = hue + offset
+        t = t - 6 * jnp.floor(t / 6)
+        return high - span * jnp.clip(jnp.minimum(t, 4 - t), 0, 1)
+
+    return channel(5), channel(3), channel(1)
+
+
+# Random versions
+
+
+@partial(jax.jit, static_argnames="p")
+def random_horizontal_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Images:
+    """Each image mirrored left to right with probability `p`."""
+    return horizontal_flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+
+
+@partial(jax.jit, static_argnames="p")
+def random_vertical_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Images:
+    """Each image mirrored top to bottom with probability `p`."""
+    return vertical_flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+
+
+@partial(jax.jit, static_argnames=("size", "padding"))
+def random_crop(key: PRNGKey, images: Images, *, size: int, padding: int = 0) -> Images:
+    """A square of `size` pixels a side, anywhere in each padded image.
+
+    Raises:
+      ValueError: the padded images are smaller than the square.
+    """
+    check_crop(images, size=size, padding=padding)
+    n, height, width, _ = images.shape
+    room = jnp.array([height, width]) + 2 * padding - size
+    corner = jax.random.randint(key, (n, 2), 0, room[None] + 1)
+    return crop(images, corner[:, 0], corner[:, 1], size=size, padding=padding)
+
+
+@partial(jax.jit, static_argnames=("size", "scale", "ratio"))
+def random_resized_crop(
+    key: PRNGKey,
+    images: Images,
+    *,
+    size: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Images:
+    """A rectangle of random area and shape of each image, resized to `size` pixels.
+
+    As torchvision: the first of ten draws that fits in the image, or else the largest
+    centred rectangle of an allowed shape.
+
+    Args:
+      key: one for the batch.
+      images: the batch.
+      size: pixels a side of the result.
+      scale: range of the area, as a fraction of the image's.
+      ratio: range of width / height; its logarithm is uniform.
+
+    Raises:
+      ValueError: a range is not positive and increasing.
+    """
+    _check_range("scale", scale)
+    _check_range("ratio", ratio)
+    n, height, width, _ = images.shape
+    area_key, ratio_key, corner_key = jax.random.split(key, 3)
+    area = height * width * _uniform(area_key, (n, 10), scale)
+    shape = jnp.exp(_uniform(ratio_key, (n, 10), [math.log(x) for x in ratio]))
+    sides = jnp.stack((jnp.sqrt(area / shape), jnp.sqrt(area * shape)), axis=2)
+    sides = jnp.round(sides).astype(jnp.int32)
+    whole = jnp.array([height, width], jnp.int32)
+    fits = jnp.all((0 < sides) & (sides <= whole[None, None]), axis=2)
+    drawn = jnp.take_along_axis(sides, fits.argmax(axis=1)[:, None, None], axis=1)
+    any_fits = fits.any(axis=1)[:, None]
+    fallback = jnp.array(_largest(height, width, ratio), jnp.int32)
+    side = jnp.where(any_fits, drawn[:, 0], fallback[None])
+    room = whole[None] - side
+    corner = jax.random.randint(corner_key, (n, 2), 0, room + 1)
+    corner = jnp.where(any_fits, corner, room // 2)
+    return resized_crop(images, *corner.T, *side.T, size=size)
+
+
+def _largest(height, width, ratio):
+    """Height and width of the largest rectangle of an allowed shape."""
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+@partial(jax.jit, static_argnames=("degrees", "interpolation"))
+def random_rotation(
+    key: PRNGKey,
+    images: Images,
+    *,
+    degrees: float | tuple[float, float],
+    interpolation: str = "nearest",
+) -> Images:
+    """Each image turned by an angle from `-degrees .. degrees`, or from the pair."""
+    angle = _uniform(key, images.shape[:1], _symmetric(degrees))
+    return rotate(images, angle, interpolation=interpolation)
+
+
+@partial(
+    jax.jit, static_argnames=("degrees", "translate", "scale", "shear", "interpolation")
+)
+def random_affine(
+    key: PRNGKey,
+    images: Images,
+    *,
+    degrees: float | tuple[float, float],
+    translate: tuple[float, float] = (0, 0),
+    scale: tuple[float, float] = (1, 1),
+    shear: float | tuple[float, ...] = 0,
+    interpolation: str = "nearest",
+) -> Images:
+    """Each image turned, moved, scaled and sheared at random.
+
+    Args:
+      key: one for the batch.
+      images: the batch.
+      degrees: the angle is from `-degrees .. degrees`, or from the pair.
+      translate: largest moves, as fractions of width and height; whole pixels.
+      scale: range of the magnification.
+      shear: range in degrees along x, a number or a pair; four numbers: also along y.
+      interpolation: `nearest` or `bilinear`.
+
+    Raises:
+      ValueError: an option is out of its range.
+    """
+    if not all(0 <= x <= 1 for x in translate):
+        raise ValueError(f"translate must be in 0 .. 1, got {translate}")
+    _check_range("scale", scale)
+    n, height, width, _ = images.shape
+    angle_key, move_key, scale_key, *shear_keys = jax.random.split(key, 5)
+    reach = jnp.array([translate[0] * width, translate[1] * height])[None]
+    ranges = (*_symmetric(shear), 0, 0)
+    skews = [
+        _uniform(key, (n,), ranges[2 * i : 2 * i + 2])
+        for i, key in enumerate(shear_keys)
+    ]
+    return affine(
+        images,
+        _uniform(angle_key, (n,), _symmetric(degrees)),
+        jnp.round(jax.random.uniform(move_key, (n, 2), minval=-1) * reach),
+        _uniform(scale_key, (n,), scale),
+        jnp.stack(skews, axis=1),
+        interpolation=interpolation,
+    )
+
+
+@partial(jax.jit, static_argnames=("brightness", "contrast", "saturation", "hue"))
+def random_color_jitter(
+    key: PRNGKey,
+    images: Images,
+    *,
+    brightness: float = 0,
+    contrast: float = 0,
+    saturation: float = 0,
+    hue: float = 0,
+) -> Images:
+    """Colours adjusted in random order, each image in its own.
+
+    Args:
+      key: one for the batch.
+      images: the batch.
+      brightness: the factor is from `max(0, 1 - brightness) .. 1 + brightness`.
+      contrast: likewise.
+      saturation: likewise.
+      hue: the turn is from `-hue .. hue`, at most 0.5.
+
+    Raises:
+      ValueError: an option is negative, or the hue above 0.5.
+    """
+    amounts = (brightness, contrast, saturation, hue)
+    if min(amounts) < 0 or hue > 0.5:
+        raise ValueError(
+            "brightness, contrast and saturation must be at least 0 and hue in "
+            f"0 .. 0.5, got {amounts}"
+        )
+    n = len(images)
+    order_key, hue_key, *keys = jax.random.split(key, 5)
+    factors = [
+        _uniform(key, (n,), (max(0, 1 - amount), 1 + amount))
+        for key, amount in zip(keys, amounts[:HUE], strict=True)
+    ]
+    turn = _uniform(hue_key, (n,), (-hue, hue)) if hue else None
+    order = _random_orders(order_key, n)
+    return color_jitter(images, factors[0], factors[1], factors[2], turn, order)
+
+
+def _random_orders(key, n):
+    return jnp.argsort(jax.random.uniform(key, (n, 4)), axis=1)
+
+
+def _uniform(key, shape, bounds):
+    return jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])
+
+
+def _symmetric(bounds):
+    return (-bounds, bounds) if isinstance(bounds, int | float) else bounds
+
+
+def _check_range(name, bounds):
+    if not 0 < bounds[0] <= bounds[1]:
+        raise ValueError(f"{name} must be positive and increasing, got {bounds}")
+
+
+# Pipelines
+
+
+def no_augmentation(key: PRNGKey, images: Images, *, size: int) -> Images:
+    """The centre crop; the key is not used."""
+    del key
+    return center_crop(images, size=size)
+
+
+def flips(key: PRNGKey, images: Images, *, size: int) -> Images:
+    """Random crop to `size`, horizontal flip."""
+    crop_key, flip_key = jax.random.split(key)
+    images = random_crop(crop_key, images, size=size)
+    return random_horizontal_flip(flip_key, images)
+
+
+def full(key: PRNGKey, images: Images, *, size: int) -> Images:
+    """Random crop to `size`, horizontal flip, rotation up to 15 degrees, jitter 0.2."""
+    flips_key, turn_key, color_key = jax.random.split(key, 3)
+    images = flips(flips_key, images, size=size)
+    images = random_rotation(turn_key, images, degrees=15)
+    return random_color_jitter(
+        color_key, images, brightness=0.2, contrast=0.2, saturation=0.2
+    )
+
+
+PIPELINES: dict[str, Callable[..., Images]] = {
+    "none": no_augmentation,
+    "flips": flips,
+    "full": full,
+}
+
+
+def make_pipeline(name: str, *, size: int) -> Callable[[PRNGKey, Images], Images]:
+    """The compiled `fn(key, images)` of a row of `PIPELINES`, to `size` pixels a side.
+
+    Raises:
+      ValueError: there is no such row.
+    """
+    if name not in PIPELINES:
+        raise ValueError(f"unknown pipeline {name!r}; use one of {list(PIPELINES)}")
+    return jax.jit(partial(PIPELINES[name], size=size))

@@ -1,0 +1,399 @@
+"""Checkpoints: a folder per step, written whole, restored only if every byte is right.
+
+Orbax writes and reads the arrays. What it leaves open is closed here: a step appears by
+one rename, with a sha256 manifest inside, because Orbax restores a flipped bit without
+a word; shape and dtype are compared with the target, because Orbax casts in silence;
+and a damaged step is passed over for the newest whole one.
+
+The folder of a step holds `state/` (Orbax), `metadata.json` and `manifest.json`.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxvision.files import write_text
+
+Best = tuple[str, Literal["max", "min"]]
+"""A number of the metadata and which end of it is the good one."""
+Leaves = dict[str, np.ndarray]
+
+MANIFEST = "manifest.json"
+METADATA = "metadata.json"
+STAGING = ".saving"
+SCALARS = (bool, int, float)
+LISTED = 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written or restored; the text says why."""
+
+
+class Restored(NamedTuple):
+    """A restored step, and why each step that was tried before it was passed over."""
+
+    step: int
+    tree: Any
+    metadata: dict[str, Any]
+    skipped: tuple[str, ...]
+
+
+def save(
+    folder: str | Path,
+    step: int,
+    tree: Any,
+    *,
+    metadata: Mapping[str, Any],
+    keep: int = 2,
+    best: Best | None = None,
+) -> None:
+    """Writes `tree` as `folder/step`; the step is durable when this returns.
+
+    An existing step of that number is replaced. Older steps go only when the new one is
+    in place, so a process killed at any moment leaves the earlier steps as they were.
+    Among several processes the first one writes; arrays must be whole on each process.
+
+    Args:
+      folder: holds one folder per step; made where it is missing.
+      step: at least 0.
+      tree: any pytree of arrays, typed PRNG keys and Python numbers.
+      metadata: what JSON can hold.
+      keep: how many of the newest steps stay, at least 1; the one just written
+        always does.
+      best: where given, the best step by this number of the metadata stays too (the
+        earliest of equals; a step without the number, or with NaN, does not count).
+
+    Raises:
+      CheckpointError: a leaf or the metadata cannot be saved.
+    """
+    with Saver(folder, keep=keep, best=best) as saver:
+        saver.save(step, tree, metadata=metadata)
+
+
+class Saver(AbstractContextManager):
+    """`save` in the background: blocks for the copy to the host, not for the disk.
+
+    One save runs at a time, in order. An error of a save surfaces at the next call.
+    Leaving the `with` block waits for the last save.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 2, best: Best | None = None):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, not {keep}")
+        _check_best(best)
+        # Absolute now: the working folder may be another one by the time of a save.
+        self._folder, self._keep, self._best = Path(folder).absolute(), keep, best
+        self._executor = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, tree: Any, *, metadata: Mapping[str, Any]) -> None:
+        """Waits for the save before, copies `tree` (it may be donated), and returns."""
+        if step < 0:
+            raise CheckpointError(f"step must be at least 0, not {step}")
+        self.wait()
+        if jax.process_index() != 0:
+            return
+        leaves, record = _to_host(tree, metadata)
+        self._pending = self._executor.submit(self._write, int(step), leaves, record)
+
+    def wait(self) -> None:
+        """Returns when the last save is durable; raises what it raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._executor.shutdown()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, step: int, leaves: Leaves, record: str) -> None:
+        folder, staging = self._folder, self._folder / STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        try:
+            _write_step(staging / str(step), leaves, record)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        final = folder / str(step)
+        if final.exists():
+            final.rename(staging / "replaced")
+        (staging / str(step)).rename(final)
+        _sync(folder)
+        # What has no manifest was not written here, or was tampered with: it stays.
+        listed = [s for s in _ranked(folder) if (folder / str(s) / MANIFEST).exists()]
+        kept = {step, *listed[: self._keep], *_ranked(folder, self._best)[:1]}
+        for old in set(listed) - kept:
+            (folder / str(old)).rename(staging / f"old-{old}")
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def steps(folder: str | Path) -> list[int]:
+    """The numbers of the saved steps in rising order, whole or damaged."""
+    # Only the spelling that `save` writes: "007" would be looked for as "7".
+    names = (path.name for path in Path(folder).glob("*") if path.is_dir())
+    return sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
+
+
+def restore(
+    folder: str | Path, target: Any, *, best: Best | None = None
+) -> Restored | None:
+    """The newest whole step, bit for bit, or None where nothing was ever saved.
+
+    Args:
+      folder: as in `save`.
+      target: the tree that is expected: `jax.ShapeDtypeStruct`s, as `jax.eval_shape`
+        gives, or arrays. A leaf's sharding is followed where it has one; a numpy array
+        or a Python number comes back as such.
+      best: where given, the best whole step by this number instead of the newest; steps
+        without the number come last.
+
+    Raises:
+      CheckpointError: every step is damaged (each reason is listed), or the leaves of
+        the step differ from the target's (each is named).
+    """
+    _check_best(best)
+    folder = Path(folder).absolute()
+    skipped = []
+    for step in _ranked(folder, best):
+        path = folder / str(step)
+        fault = _fault(path)
+        if fault is None:
+            return Restored(step, *_read(path, target), tuple(skipped))
+        skipped.append(f"step {step}: {fault}")
+    if skipped:
+        found = "\n  ".join(skipped)
+        raise CheckpointError(f"no whole checkpoint in {folder}:\n  {found}")
+    return None
+
+
+def _check_best(best: Best | None) -> None:
+    if best is not None and (len(best) != 2 or best[1] not in ("max", "min")):
+        raise ValueError(f'best must be (name, "max") or (name, "min"), not {best!r}')
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by their paths, `params/layer1/kernel`."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/") or "root": leaf
+        for path, leaf in flat
+    }
+    if len(named) < len(flat):
+        raise CheckpointError("two leaves of the tree have the same path")
+    return named
+
+
+def _spec(name: str, leaf: Any) -> str:
+    """`float32[3,4]`, `key<fry>[]`; a Python number is its type's name."""
+    if type(leaf) in SCALARS:
+        return type(leaf).__name__
+    dtype = getattr(leaf, "dtype", None)
+    # A key's dtype is no numpy dtype, but of numpy's kind "O", like a Python object.
+    if dtype is None or isinstance(dtype, np.dtype) and dtype.kind in "OSUMmT":
+        raise CheckpointError(
+            f"leaf {name} is a {type(leaf).__name__}: save arrays and numbers alone"
+        )
+    return f"{dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Leaves, str]:
+    """The leaves as copies on the host, and the text of `metadata.json`."""
+    leaves = _named_leaves(tree)
+    specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
+    impls = {}
+    for name, leaf in leaves.items():
+        if isinstance(leaf, jax.Array):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                impls[name] = str(jax.random.key_impl(leaf))
+                leaves[name] = leaf = jax.random.key_data(leaf)
+            leaf.copy_to_host_async()  # so that the transfers overlap
+    record = {"metadata": dict(metadata), "leaves": specs, "key_impls": impls}
+    try:
+        text = json.dumps(record, indent=1)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the metadata must be JSON: {error}") from None
+    # A real copy: a view of a CPU array would stop its donation to the next step.
+    return {name: np.array(leaf) for name, leaf in leaves.items()}, text
+
+
+def _write_step(path: Path, leaves: Leaves, record: str) -> None:
+    args = ocp.args.Composite(state=ocp.args.PyTreeSave(leaves))
+    with _manager(path.parent) as manager:
+        if not manager.save(int(path.name), args=args, force=True):
+            raise CheckpointError(f"Orbax refused to save {path}")
+    write_text(path / METADATA, record)
+    for file in path.rglob("*"):
+        _sync(file)
+    write_text(path / MANIFEST, json.dumps(_digests(path), indent=1))
+
+
+def _digests(path: Path) -> dict[str, list[Any]]:
+    """Size and sha256 of every file below `path`."""
+    digests = {}
+    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests[file.relative_to(path).as_posix()] = [stream.tell(), digest]
+    return digests
+
+
+def _sync(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _score(folder: Path, step: int, best: Best) -> float | None:
+    """The number of a step that `best` asks for, turned so that more is better."""
+    name, end = best
+    try:
+        record = json.loads((folder / str(step) / METADATA).read_text("utf-8"))
+        number = float(record["metadata"][name])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return None if math.isnan(number) else number if end == "max" else -number
+
+
+def _ranked(folder: Path, best: Best | None = None) -> list[int]:
+    """The steps, newest first; with `best`, first those with a number, by it."""
+    newest = steps(folder)[::-1]
+    if best is None:
+        return newest
+    found = {step: _score(folder, step, best) for step in newest}
+    scores = {step: score for step, score in found.items() if score is not None}
+    by_score = sorted(scores, key=lambda step: (-scores[step], step))
+    return by_score + [step for step in newest if step not in scores]
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a step's folder, or None where every byte is as written."""
+    try:
+        if not any(path.iterdir()):
+            return "the folder is empty"
+        listed = json.loads((path / MANIFEST).read_text("utf-8"))
+        if METADATA not in listed:
+            return f"{MANIFEST} does not list {METADATA}"
+        found = _digests(path)
+        for name, (size, sha256) in listed.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name][0] != size:
+                return f"{name} has {found[name][0]} bytes instead of {size}"
+            if found[name][1] != sha256:
+                return f"{name} is damaged (its sha256 differs)"
+    except FileNotFoundError:
+        return f"there is no {MANIFEST}"
+    except (ValueError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} is damaged ({error})"
+    except OSError as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def _read(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
+    """The tree and the metadata of a whole step."""
+    record = json.loads((path / METADATA).read_text("utf-8"))
+    wanted = _named_leaves(target)
+    _compare(path, record["leaves"], wanted)
+    state = ocp.args.PyTreeRestore(
+        item=dict.fromkeys(wanted, 0),
+        restore_args=dict.fromkeys(wanted, ocp.RestoreArgs(restore_type=np.ndarray)),
+    )
+    args = ocp.args.Composite(state=state)
+    with _manager(path.parent) as manager:
+        values = manager.restore(int(path.name), args=args)["state"]
+    impl = record["key_impls"].get
+    placed = [_place(n, leaf, values[n], impl(n)) for n, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(target), placed), record["metadata"]
+
+
+def _compare(path: Path, saved: dict[str, str], wanted: dict[str, Any]) -> None:
+    """Raises with the leaves that differ between a step and the target."""
+    differ = [
+        f"{name}: saved, not in the target" for name in saved if name not in wanted
+    ]
+    for name, leaf in wanted.items():
+        want = _spec(name, leaf)
+        if name not in saved:
+            differ.append(f"{name}: not saved, {want} in the target")
+        elif saved[name] != want and not _is_number(saved[name], leaf):
+            differ.append(f"{name}: saved {saved[name]}, target {want}")
+    if differ:
+        more = [f"and {len(differ) - LISTED} more"]
+        lines = "\n  ".join(differ[:LISTED] + more * (len(differ) > LISTED))
+        raise CheckpointError(f"checkpoint {path} does not fit the target:\n  {lines}")
+
+
+def _is_number(saved: str, leaf: Any) -> bool:
+    """Whether a saved Python number is what `jax.eval_shape` made an array of."""
+    weak = getattr(leaf, "weak_type", False) and leaf.shape == ()
+    return weak and f"{saved} {leaf.dtype.kind}" in ("bool b", "int i", "float f")
+
+
+def _place(name: str, leaf: Any, value: Any, impl: str | None) -> Any:
+    """The saved numpy value as the target's kind of leaf, where the target has it."""
+    if type(leaf) in SCALARS:
+        return type(leaf)(value.item())
+    if isinstance(leaf, np.ndarray | np.generic):
+        return value if isinstance(leaf, np.ndarray) else value[()]
+    weak = not impl and leaf.weak_type and leaf.shape == ()
+    if weak and jnp.result_type(value.item()) == leaf.dtype:
+        # A weak type that came back strong would compile the step once more.
+        value = value.item()
+    sharding = leaf.sharding if getattr(leaf, "committed", True) else None
+    array = jax.device_put(value, sharding)
+    if impl:
+        return jax.random.wrap_key_data(array, impl=impl)
+    if array.dtype != leaf.dtype:
+        raise CheckpointError(f"leaf {name} is {leaf.dtype}: set jax_enable_x64")
+    return array
+
+
+@contextmanager
+def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    """Orbax on one folder, in this process alone, its progress notes held back."""
+
+    def has_news(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        process, active_processes={process}, barrier_sync_key_prefix=f"only{process}"
+    )
+    options = ocp.CheckpointManagerOptions(
+        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+    )
+    logger = logging.getLogger("absl")
+    logger.addFilter(has_news)
+    try:
+        # Compression would take four times as long and save 8 % of float32 weights.
+        state = ocp.PyTreeCheckpointHandler(use_compression=False)
+        with ocp.CheckpointManager(
+            folder, options=options, item_handlers={"state": state}
+        ) as manager:
+            yield manager
+    finally:
+        logger.removeFilter(has_news)

@@ -1,0 +1,69 @@
+"""Losses as pure functions of arrays."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxvision.typing import Array, Batch, Float, Labels, Logits, LossFn, Metrics
+
+
+def cross_entropy(
+    logits: Logits,
+    labels: Labels,
+    *,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats, `torch.nn.functional.cross_entropy` to the rounding.
+
+    Args:
+      logits: unnormalised log-probabilities.
+      labels: class indices.
+      class_weights: one factor a class; the mean is then weighted, as in torch.
+      label_smoothing: the share of each target spread over all classes, in [0, 1].
+
+    Reference: Szegedy et al., 2015, arXiv:1512.00567, section 7, for the smoothing.
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    classes = logits.shape[-1]
+    weights = (
+        jnp.ones(classes, logits.dtype) if class_weights is None else class_weights
+    )
+    chosen = weights[labels]
+    picked = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
+    hard = -picked * chosen
+    smooth = -(log_probs * weights[None]).sum(-1)
+    loss = (1 - label_smoothing) * hard + label_smoothing / classes * smooth
+    return loss.sum() / chosen.sum()
+
+
+def balanced_weights(labels: Labels, *, num_classes: int) -> Float[Array, " classes"]:
+    """`n / (classes * count)` for each class, so that a batch weighs all classes alike.
+
+    The same as scikit-learn's `class_weight="balanced"`. A class without an image gets
+    the weight zero.
+    """
+    counts = jnp.bincount(labels, length=num_classes)
+    return jnp.where(
+        counts > 0, len(labels) / (num_classes * jnp.maximum(counts, 1)), 0
+    )
+
+
+def classification(
+    *,
+    class_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+) -> LossFn:
+    """`loss_fn(logits, batch) -> (loss, metrics)` over `batch["label"]`.
+
+    The metrics are `loss` and `accuracy`, means over the batch.
+    """
+
+    def loss_fn(out: Array, batch: Batch) -> tuple[Array, Metrics]:
+        labels = batch["label"]
+        loss = cross_entropy(
+            out, labels, class_weights=class_weights, label_smoothing=label_smoothing
+        )
+        accuracy = (out.argmax(-1) == labels).mean(dtype=loss.dtype)
+        return loss, {"loss": loss, "accuracy": accuracy}
+
+    return loss_fn

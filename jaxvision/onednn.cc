@@ -1,0 +1,277 @@
+// oneDNN's float32 convolutions as XLA FFI targets for the CPU.
+//
+// Images are NHWC, kernels HWIO, both dense. A grouped kernel is (h, w, i, g * o): oneDNN
+// sees it as (g, o, i, h, w) through its strides, and reorders it into the layout that
+// its fastest implementation wants, once a call.
+
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+using Buffer = ffi::Buffer<ffi::F32>;
+using Result = ffi::Result<Buffer>;
+using Dims = dnnl::memory::dims;
+using Desc = dnnl::memory::desc;
+
+enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
+
+// Strides, top, bottom, left, right padding, dilation, groups: as `Geometry` in Python.
+constexpr size_t kGeometry = 9;
+constexpr size_t kCached = 1024;
+
+using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry>;
+
+struct Tensor {
+  void* data;
+  ffi::Span<const int64_t> dims;
+};
+
+void Check(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// Grows and stays: fresh pages at each call would cost more than the arithmetic.
+class Arena {
+ public:
+  void* Get(size_t bytes) {
+    if (bytes > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
+      if (!data_) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return data_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  std::unique_ptr<void, Free> data_;
+  size_t size_ = 0;
+};
+
+// One prepared convolution: its primitive, and the kernel's reorder where one is needed.
+class Convolution {
+ public:
+  Convolution(const dnnl::engine& engine, const Key& key) : kind_(Kind(key[0])) {
+    const int64_t *x = &key[1], *w = &key[5], *y = &key[9], *g = &key[13];
+    const int64_t groups = g[8], cin = w[2], cout = w[3] / groups;
+    const auto f32 = dnnl::memory::data_type::f32;
+    const auto nhwc = dnnl::memory::format_tag::nhwc;
+    const auto any = dnnl::memory::format_tag::any;
+    source_ = Desc({x[0], x[3], x[1], x[2]}, f32, nhwc);
+    target_ = Desc({y[0], y[3], y[1], y[2]}, f32, nhwc);
+    Dims dims{cout, cin, w[0], w[1]};
+    Dims strides{1, w[3], w[1] * cin * w[3], cin * w[3]};
+    if (groups > 1) {
+      dims.insert(dims.begin(), groups);
+      strides.insert(strides.begin(), cout);
+    }
+    kernel_ = Desc(dims, f32, strides);
+    const Desc free(dims, f32, any);
+    const Dims step{g[0], g[1]}, low{g[2], g[4]}, high{g[3], g[5]};
+    const Dims dilation{g[6] - 1, g[7] - 1};
+    const auto algorithm = dnnl::algorithm::convolution_direct;
+    dnnl::primitive_attr attr;
+    attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const dnnl::convolution_forward::primitive_desc forward(
+        engine,
+        kind_ == kForward ? dnnl::prop_kind::forward_inference
+                          : dnnl::prop_kind::forward_training,
+        algorithm, source_, free, target_, step, dilation, low, high, attr);
+    if (kind_ == kForward) {
+      Prepare(forward, forward.weights_desc());
+      primitive_ = dnnl::convolution_forward(forward);
+    } else if (kind_ == kInputGradient) {
+      const dnnl::convolution_backward_data::primitive_desc backward(
+          engine, algorithm, source_, free, target_, step, dilation, low, high, forward,
+          attr);
+      Prepare(backward, backward.weights_desc());
+      primitive_ = dnnl::convolution_backward_data(backward);
+    } else {
+      const dnnl::convolution_backward_weights::primitive_desc backward(
+          engine, algorithm, source_, free, target_, step, dilation, low, high, forward,
+          attr);
+      Prepare(backward, backward.diff_weights_desc());
+      primitive_ = dnnl::convolution_backward_weights(backward);
+    }
+    if (inner_ != kernel_) {
+      const bool out = kind_ == kKernelGradient;
+      dnnl::primitive_attr attr;
+      attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+      const dnnl::reorder::primitive_desc reorder(engine, out ? inner_ : kernel_, engine,
+                                                  out ? kernel_ : inner_, attr);
+      reorder_scratch_ = reorder.scratchpad_desc();
+      reorder_ = dnnl::reorder(reorder);
+    }
+  }
+
+  void Run(const dnnl::engine& engine, dnnl::stream& stream, Arena& arena, void* x,
+           void* w, void* y) const {
+    const size_t kernel = inner_ != kernel_ ? Round(inner_.get_size()) : 0;
+    const size_t work = Round(scratch_.get_size());
+    char* base = static_cast<char*>(
+        arena.Get(kernel + std::max(work, Round(reorder_scratch_.get_size()))));
+    const dnnl::memory source(source_, engine, x), target(target_, engine, y);
+    const dnnl::memory outer(kernel_, engine, w);
+    const dnnl::memory inner(inner_, engine, kernel ? base : w);
+    const dnnl::memory scratch(scratch_, engine, base + kernel);
+    const dnnl::memory reorder_scratch(reorder_scratch_, engine, base + kernel);
+    if (kernel && kind_ != kKernelGradient) {
+      reorder_.execute(stream, {{DNNL_ARG_FROM, outer},
+                                {DNNL_ARG_TO, inner},
+                                {DNNL_ARG_SCRATCHPAD, reorder_scratch}});
+    }
+    primitive_.execute(
+        stream,
+        {{kind_ == kInputGradient ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, source},
+         {kind_ == kKernelGradient ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, inner},
+         {kind_ == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, target},
+         {DNNL_ARG_SCRATCHPAD, scratch}});
+    if (kernel && kind_ == kKernelGradient) {
+      reorder_.execute(stream, {{DNNL_ARG_FROM, inner},
+                                {DNNL_ARG_TO, outer},
+                                {DNNL_ARG_SCRATCHPAD, reorder_scratch}});
+    }
+    stream.wait();
+  }
+
+ private:
+  static size_t Round(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+  void Prepare(const dnnl::primitive_desc_base& desc, const Desc& inner) {
+    inner_ = inner;
+    scratch_ = desc.scratchpad_desc();
+  }
+
+  Kind kind_;
+  Desc source_, target_, kernel_, inner_, scratch_, reorder_scratch_;
+  dnnl::primitive primitive_;
+  dnnl::reorder reorder_;
+};
+
+// What all calls share. One call at a time: each uses all the cores.
+class Session {
+ public:
+  void Run(const Key& key, void* x, void* w, void* y) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Find(key).Run(engine_, stream_, arena_, x, w, y);
+  }
+
+  static Session& Get() {
+    // Never destroyed: XLA's threads may outlive this library's statics.
+    static Session* session = new Session;
+    return *session;
+  }
+
+ private:
+  const Convolution& Find(const Key& key) {
+    const auto found = where_.find(key);
+    if (found != where_.end()) {
+      recent_.splice(recent_.begin(), recent_, found->second);
+      return recent_.front().second;
+    }
+    recent_.emplace_front(key, Convolution(engine_, key));
+    where_[key] = recent_.begin();
+    if (recent_.size() > kCached) {
+      where_.erase(recent_.back().first);
+      recent_.pop_back();
+    }
+    return recent_.front().second;
+  }
+
+  std::mutex mutex_;
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream_{engine_};
+  Arena arena_;
+  std::list<std::pair<Key, Convolution>> recent_;
+  std::map<Key, std::list<std::pair<Key, Convolution>>::iterator> where_;
+};
+
+// A wrong shape would have oneDNN read past a buffer: everything is checked first.
+ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tensor w,
+                    Tensor y) {
+  try {
+    Check(geometry.size() == kGeometry, "geometry must be nine integers");
+    Key key;
+    key[0] = kind;
+    size_t next = 1;
+    for (const Tensor& tensor : {x, w, y}) {
+      Check(tensor.dims.size() == 4, "images and kernels must have four axes");
+      for (const int64_t size : tensor.dims) {
+        Check(size > 0, "no axis may be empty");
+        key[next++] = size;
+      }
+    }
+    for (const int64_t value : geometry) key[next++] = value;
+    const int64_t* g = &key[13];
+    const int64_t groups = g[8];
+    Check(g[0] > 0 && g[1] > 0 && g[6] > 0 && g[7] > 0 && groups > 0,
+          "strides, dilation and groups must be positive");
+    Check(g[2] >= 0 && g[3] >= 0 && g[4] >= 0 && g[5] >= 0,
+          "padding must not be negative");
+    Check(x.dims[0] == y.dims[0], "input and output differ in batch size");
+    Check(x.dims[3] == w.dims[2] * groups && w.dims[3] == y.dims[3] &&
+              w.dims[3] % groups == 0,
+          "channels of input, kernel and output do not agree");
+    for (int i = 0; i < 2; ++i) {
+      const int64_t extent = (w.dims[i] - 1) * g[6 + i] + 1;
+      const int64_t room = x.dims[1 + i] + g[2 + 2 * i] + g[3 + 2 * i] - extent;
+      Check(room >= 0 && room / g[i] + 1 == y.dims[1 + i],
+            "the output does not have the size of this convolution");
+    }
+    Session::Get().Run(key, x.data, w.data, y.data);
+    return ffi::Error::Success();
+  } catch (const std::invalid_argument& error) {
+    return ffi::Error::InvalidArgument(std::string("convolution: ") + error.what());
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN convolution: ") + error.what());
+  }
+}
+
+Tensor Of(Buffer& buffer) { return {buffer.untyped_data(), buffer.dimensions()}; }
+Tensor Of(Result& buffer) { return {buffer->untyped_data(), buffer->dimensions()}; }
+
+ffi::Error Forward(ffi::Span<const int64_t> geometry, Buffer x, Buffer w, Result y) {
+  return Convolve(kForward, geometry, Of(x), Of(w), Of(y));
+}
+
+ffi::Error InputGradient(ffi::Span<const int64_t> geometry, Buffer y, Buffer w,
+                         Result x) {
+  return Convolve(kInputGradient, geometry, Of(x), Of(w), Of(y));
+}
+
+ffi::Error KernelGradient(ffi::Span<const int64_t> geometry, Buffer x, Buffer y,
+                          Result w) {
+  return Convolve(kKernelGradient, geometry, Of(x), Of(w), Of(y));
+}
+
+auto Bind() {
+  return ffi::Ffi::Bind()
+      .Attr<ffi::Span<const int64_t>>("geometry")
+      .Arg<Buffer>()
+      .Arg<Buffer>()
+      .Ret<Buffer>();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionForward, Forward, Bind());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionInputGradient, InputGradient, Bind());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionKernelGradient, KernelGradient, Bind());

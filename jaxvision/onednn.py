@@ -1,0 +1,194 @@
+"""oneDNN's convolutions, through XLA's foreign function interface, on the CPU.
+
+An optional extension: `available` says whether it loads. float32 alone; forward, input
+gradient and kernel gradient are each other's derivatives, so that any order of
+reverse-mode differentiation works.
+"""
+
+import ctypes
+import os
+from collections.abc import Iterator
+from functools import cache, partial
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.custom_batching import custom_vmap
+
+from jaxvision.ops.geometry import Geometry
+
+RUNTIME = "onednn-cpu-gomp"
+LIBRARY = "libdnnl.so.3"
+TARGETS = {
+    "jaxvision_forward": "JaxvisionForward",
+    "jaxvision_input_gradient": "JaxvisionInputGradient",
+    "jaxvision_kernel_gradient": "JaxvisionKernelGradient",
+}
+
+
+@cache
+def available() -> bool:
+    """Whether oneDNN and the extension load here; tried once a process."""
+    return not problem()
+
+
+@cache
+def problem() -> str:
+    """Why the extension cannot be used, in one line; empty where it can."""
+    extensions = sorted(Path(__file__).parent.glob("_onednn*.so"))
+    if not extensions:
+        return "the extension was not built: install where a C++ compiler is"
+    libraries = [path for path in _libraries() if path.exists()]
+    if not libraries:
+        return f"{LIBRARY} is missing: pip install {RUNTIME}"
+    try:
+        _load(libraries[0], extensions[0])
+    except (OSError, AttributeError, RuntimeError, ValueError) as error:
+        return f"the extension does not load: {error}"
+    return ""
+
+
+def _libraries() -> Iterator[Path]:
+    """Where the run-time library may be: its package's files first."""
+    try:
+        files = metadata.files(RUNTIME) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == LIBRARY:
+            yield Path(str(file.locate())).resolve()
+
+
+def _load(library: Path, extension: Path) -> None:
+    # OpenMP's threads spin after each region and so slow XLA's own; the variable is
+    # read once, when the library is loaded, and belongs to the user where it is set.
+    quiet = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
+    if quiet:
+        os.environ["GOMP_SPINCOUNT"] = SPIN
+    try:
+        # Found by its name from here on, wherever the environment lies.
+        ctypes.CDLL(str(library), mode=os.RTLD_LOCAL)
+    finally:
+        if quiet:
+            del os.environ["GOMP_SPINCOUNT"]
+    symbols = ctypes.CDLL(str(extension), mode=os.RTLD_LOCAL)
+    for target, symbol in TARGETS.items():
+        handler = jax.ffi.pycapsule(getattr(symbols, symbol))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+
+
+SPIN = "1000"
+"""Rounds a waiting OpenMP thread spins before it sleeps."""
+
+
+def _call(target: str, shape: tuple, geometry: Geometry, a: Array, b: Array) -> Array:
+    """Calls `target`; `vmap` over it is a loop of calls."""
+    numbers = np.array(
+        [
+            *geometry.strides,
+            *geometry.padding[0],
+            *geometry.padding[1],
+            *geometry.dilation,
+            geometry.groups,
+        ],
+        np.int64,
+    )
+    call = jax.ffi.ffi_call(
+        target, jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential"
+    )
+    return call(a, b, geometry=numbers)
+
+
+def _folding(function, fold):
+    """`function(a, b)`, whose `vmap` over `a` alone folds the axis into the batch."""
+    batched = custom_vmap(function)
+
+    @batched.def_vmap
+    def rule(axis_size, in_batched, a, b):
+        if fold and in_batched == [True, False]:
+            out = batched(a.reshape(-1, *a.shape[2:]), b)
+            return out.reshape(axis_size, -1, *out.shape[1:]), True
+        mapped = jax.vmap(function, [0 if flag else None for flag in in_batched])
+        return mapped(a, b), True
+
+    return batched
+
+
+def convolve(x: Array, w: Array, geometry: Geometry) -> Array:
+    """The convolution of float32 NHWC images by a float32 HWIO kernel.
+
+    Raises:
+      ValueError: for another dtype. Shapes are checked when the call runs.
+    """
+    if not x.dtype == w.dtype == jnp.float32:
+        raise ValueError(f"oneDNN convolves float32, not {x.dtype} by {w.dtype}")
+    return _forward(x, w, geometry)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _forward(x, w, geometry):
+    def call(x, w):
+        shape = geometry.output(x.shape, w.shape)
+        return _call("jaxvision_forward", shape, geometry, x, w)
+
+    return _folding(call, True)(x, w)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _input_gradient(g, w, geometry, size):
+    def call(g, w):
+        shape = (g.shape[0], *size, w.shape[2] * geometry.groups)
+        return _call("jaxvision_input_gradient", shape, geometry, g, w)
+
+    return _folding(call, True)(g, w)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _kernel_gradient(x, g, geometry, size):
+    def call(x, g):
+        shape = (*size, x.shape[3] // geometry.groups, g.shape[3])
+        return _call("jaxvision_kernel_gradient", shape, geometry, x, g)
+
+    return _folding(call, False)(x, g)
+
+
+# A convolution is linear in each argument, so that the three give one another's
+# gradients: first arguments (x, g, x), second (w, w, g), results (g, x, w).
+
+
+def _forward_vjp(geometry, saved, g):
+    x, w = saved
+    return (
+        _input_gradient(g, w, geometry, x.shape[1:3]),
+        _kernel_gradient(x, g, geometry, w.shape[:2]),
+    )
+
+
+def _input_gradient_vjp(geometry, size, saved, x):
+    del size
+    g, w = saved
+    return (
+        _forward(x, w, geometry),
+        _kernel_gradient(x, g, geometry, w.shape[:2]),
+    )
+
+
+def _kernel_gradient_vjp(geometry, size, saved, w):
+    del size
+    x, g = saved
+    return (
+        _input_gradient(g, w, geometry, x.shape[1:3]),
+        _forward(x, w, geometry),
+    )
+
+
+_forward.defvjp(lambda x, w, *rest: (_forward(x, w, *rest), (x, w)), _forward_vjp)
+_input_gradient.defvjp(
+    lambda g, w, *rest: (_input_gradient(g, w, *rest), (g, w)), _input_gradient_vjp
+)
+_kernel_gradient.defvjp(
+    lambda x, g, *rest: (_kernel_gradient(x, g, *rest), (x, g)), _kernel_gradient_vjp
+)

@@ -1,0 +1,105 @@
+"""Optimisers and schedules with torch's arithmetic, and what of a model is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+from flax import traverse_util
+
+from jaxvision.functional import has_prefix
+from jaxvision.typing import Tree
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The optimiser and its learning-rate schedule."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd and adam add the weight decay to the gradient, as in torch; adamw does not."""
+    lr: float = 0.01
+    """Largest learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 1e-4
+    """Weight decay of all parameters."""
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    """step: times gamma after each step-epochs; cosine: to zero at the end."""
+    step_epochs: int = 7
+    """Epochs between two drops of the step schedule."""
+    gamma: float = 0.1
+    """Factor of each drop of the step schedule."""
+    warmup_epochs: float = 0.0
+    """Epochs of linear warm-up from zero."""
+    clip: float = 0.0
+    """Largest global norm of the gradient; 0 does not clip."""
+
+    def __post_init__(self):
+        """Raises ValueError, with the option's name, for a value without a meaning."""
+        limits = {
+            "lr": self.lr > 0,
+            "momentum": 0 <= self.momentum < 1,
+            "weight_decay": self.weight_decay >= 0,
+            "step_epochs": self.step_epochs >= 1,
+            "gamma": 0 < self.gamma <= 1,
+            "warmup_epochs": self.warmup_epochs >= 0,
+            "clip": self.clip >= 0,
+        }
+        for name, holds in limits.items():
+            if not holds:
+                raise ValueError(f"optim.{name} cannot be {getattr(self, name)}")
+
+
+def make_schedule(
+    config: Optim, *, steps_per_epoch: int, epochs: int
+) -> optax.Schedule:
+    """The learning rate as a function of the step, counted from zero."""
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rest = max(1, epochs * steps_per_epoch - warmup)
+    drops = range(
+        config.step_epochs * steps_per_epoch, rest, config.step_epochs * steps_per_epoch
+    )
+    main = {
+        "constant": lambda: optax.constant_schedule(config.lr),
+        "step": lambda: optax.piecewise_constant_schedule(
+            config.lr, dict.fromkeys(drops, config.gamma)
+        ),
+        "cosine": lambda: optax.cosine_decay_schedule(config.lr, rest),
+    }[config.schedule]()
+    if warmup == 0:
+        return main
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, config.lr, warmup), main], [warmup]
+    )
+
+
+def make_optimizer(
+    config: Optim, learning_rate: float | optax.Schedule
+) -> optax.GradientTransformation:
+    """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`."""
+    decay = optax.add_decayed_weights(config.weight_decay)
+    parts: dict[str, Callable[[], list[optax.GradientTransformation]]] = {
+        "sgd": lambda: [decay, optax.trace(config.momentum)],
+        "adam": lambda: [decay, optax.scale_by_adam()],
+        "adamw": lambda: [optax.scale_by_adam(), decay],
+    }
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(
+        *clip, *parts[config.name](), optax.scale_by_learning_rate(learning_rate)
+    )
+
+
+def split_frozen(params: Tree, frozen: tuple[str, ...]) -> tuple[Tree, Tree]:
+    """`(trained, fixed)`: the leaves outside and under the `frozen` path prefixes."""
+    flat = traverse_util.flatten_dict(params)
+    sides: tuple[dict, dict] = ({}, {})
+    for path, leaf in flat.items():
+        sides[has_prefix(tuple(map(str, path)), frozen)][path] = leaf
+    trained, fixed = map(traverse_util.unflatten_dict, sides)
+    return trained, fixed
+
+
+def join(trained: Tree, fixed: Tree) -> Tree:
+    """The inverse of `split_frozen`."""
+    flat = traverse_util.flatten_dict(trained) | traverse_util.flatten_dict(fixed)
+    return traverse_util.unflatten_dict(flat)

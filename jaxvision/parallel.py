@@ -1,0 +1,40 @@
+"""Data parallelism: one mesh axis, a sharded batch, replicated parameters."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxvision.typing import Batch
+
+AXIS = "data"
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over `devices`, or all of them, with the one axis `data`."""
+    devices = jax.devices() if devices is None else devices
+    # The default axis type changed between releases of JAX: it is always given.
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of parameters: the whole array on each device."""
+    return NamedSharding(mesh, P())
+
+
+def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Spreads axis 0 of each array over the devices, inside a jitted function."""
+    sharding = NamedSharding(mesh, P(AXIS))
+    return {
+        name: jax.lax.with_sharding_constraint(array, sharding)
+        for name, array in batch.items()
+    }
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises ValueError where the devices cannot share a batch evenly."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise ValueError(
+            f"a batch of {batch_size} images cannot be shared by {mesh.size} devices: "
+            f"give a multiple of {mesh.size}"
+        )

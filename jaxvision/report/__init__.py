@@ -1,0 +1,1 @@
+"""A run's results for people: pictures, the table of predictions, one HTML page."""

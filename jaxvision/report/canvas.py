@@ -1,0 +1,71 @@
+"""What all pictures share: colours, short names, and how a figure becomes a file."""
+
+import io
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from jaxvision.files import atomic_path
+
+INK, QUIET, LINE = "#1b2430", "#5c6775", "#dfe3e8"
+BAD = "#a3330b"
+TRAIN, VAL = "#d9772b", "#1f66b0"
+RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#6ea6dc", "#0b3d7a"])
+WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#f0954f", "#a3330b"])
+
+VARIABLES = {
+    INK: "var(--ink)",
+    QUIET: "var(--quiet)",
+    LINE: "var(--line)",
+    TRAIN: "var(--train)",
+    VAL: "var(--val)",
+}
+"""Colour in a picture -> CSS variable in a page: curves suit a dark page as well."""
+
+LONGEST_NAME = 24
+
+
+def short(name: str, longest: int = LONGEST_NAME) -> str:
+    """`name` on one line, its middle left out where it is long."""
+    # A file name that is no UTF-8 holds surrogates, which no font can draw.
+    name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
+    if len(name) <= longest:
+        return name
+    head = (longest - 1) // 2
+    return f"{name[: longest - 1 - head]}…{name[-head:]}"
+
+
+def readable_on(colour: np.ndarray) -> str:
+    """Black or white, whichever stands out more from an sRGB `colour` (WCAG 2)."""
+    rgb = np.asarray(colour[:3], float)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "black" if linear @ [0.2126, 0.7152, 0.0722] > 0.179 else "white"
+
+
+def save(figure: Figure, path: str | Path, *, dpi: int) -> None:
+    """Writes the figure as a picture on white, whole or not at all."""
+    FigureCanvasAgg(figure)
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # A class name in a script that the font lacks shows as boxes, not as a warning.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(temporary, dpi=dpi, facecolor="white")
+
+
+def svg(figure: Figure, *, salt: str) -> str:
+    """The figure as an `<svg>` element for a page."""
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    # The salt makes the ids inside differ from picture to picture, and not from run
+    # to run.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    return text[text.index("<svg") :]

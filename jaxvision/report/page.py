@@ -1,0 +1,301 @@
+"""`report.html`: one file that tells a person how well a model does, and where it fails.
+
+The page needs nothing but itself: pictures are inside it, there is no script, and its
+content security policy forbids every request. Curves and tables are drawn by the page,
+so that they follow its colours, its width and a screen reader.
+"""
+
+import base64
+import io
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from PIL import Image
+
+from jaxvision import metrics
+from jaxvision.files import write_bytes
+from jaxvision.metrics import ConfusedPair, Matrix, PerClass
+from jaxvision.report import history as curves_of
+from jaxvision.report import plots
+from jaxvision.report.history import History
+from jaxvision.report.mistakes import Mistake
+
+LARGEST_MATRIX = 60
+"""Beyond this many classes the page lists the confused pairs and leaves out the matrix."""
+LEVELS = 10
+"""Shades of a matrix cell; page.css has a colour for each."""
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+}
+
+
+def write_report(
+    folder: str | Path,
+    *,
+    title: str,
+    summary: Mapping[str, str],
+    config: Mapping[str, Any],
+    history: History,
+    classes: Sequence[str] = (),
+    matrix: Matrix | None = None,
+    per_class: PerClass | None = None,
+    pairs: Sequence[ConfusedPair] = (),
+    mistakes: Sequence[Mistake] | None = None,
+    notes: Sequence[str] = (),
+    pictures: Mapping[str, str | Path] | None = None,
+    commands: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes `folder/report.html`.
+
+    A section without data is left out; what is left describes any experiment that has
+    a history. Whatever a user can name (classes, paths, options) is escaped.
+
+    Args:
+      folder: the run's folder; the commands on the page name it as it is given here.
+      title: what was trained on what, such as `wide_resnet50_2 on nine_classes`.
+      summary: the facts to know first, name -> value.
+      config: options and versions; a mapping inside becomes a table of its own.
+      history: rows with the columns of `metrics.csv`; may be empty.
+      classes: the class names.
+      matrix: the confusion matrix of the validation images, and with it the headline.
+      per_class: `metrics.per_class(matrix)`; computed where it is not given.
+      pairs: the most confused pairs, most frequent first.
+      mistakes: what `worst_mistakes` gave; an empty list says that there are none.
+      notes: warnings that a reader must not miss.
+      pictures: further pictures, caption -> file; relative paths start in `folder`.
+      commands: what to do with the model, sentence -> command; without it, how to
+        bring it to PyTorch.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: the classes do not fit the matrix, or a picture's type is unknown.
+    """
+    folder = Path(folder)
+    context = {
+        "title": title,
+        "style": Markup(_resource("page.css")),
+        "notes": notes,
+        "headline": _headline(history),
+        "summary": summary,
+        "panels": _panels(history),
+        "history": _history_table(history),
+        "pairs": pairs,
+        "mistakes": None if mistakes is None else [_photo(m) for m in mistakes],
+        "pictures": [
+            (caption, _embed(folder / path))
+            for caption, path in (pictures or {}).items()
+        ],
+        "commands": commands or model_commands(folder),
+        "config": list(_tables(config)),
+        "run": folder.name,
+    }
+    if matrix is not None:
+        metrics.check_classes(matrix, classes)
+        rates = metrics.per_class(matrix) if per_class is None else per_class
+        context |= _evaluation(np.asarray(matrix), classes, rates)
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.from_string(_resource("page.html")).render(context)
+    target = folder / "report.html"
+    # A file name that is no UTF-8 must not cost the report.
+    write_bytes(target, html.encode("utf-8", "replace"))
+    return target
+
+
+def model_commands(folder: str | Path) -> dict[str, str]:
+    """How a run's model is used from PyTorch: sentence -> command."""
+    weights = Path(folder) / "model.safetensors"
+    return {
+        "Write the model as a PyTorch checkpoint, with torchvision's names": (
+            f"python -m converters export {shlex.quote(str(folder))} --to model.pth"
+        ),
+        "Or load the weights into a torchvision model with the same number of classes": (
+            "from safetensors.torch import load_file\n"
+            f"model.load_state_dict(load_file({str(weights)!r}), strict=True)"
+        ),
+    }
+
+
+def _headline(history: History) -> dict[str, Any]:
+    """The best validation figure, for a page without a confusion matrix."""
+    best, metric = curves_of.best_row(history), curves_of.judged_by(history)
+    if best is None or metric is None:
+        return {"value": "–", "what": "nothing was validated yet"}
+    value = curves_of.values(history, f"val_{metric}")[best]
+    epoch = curves_of.epochs(history)[best]
+    return {
+        "value": curves_of.text(metric, value),
+        "what": f"best validation {metric.replace('_', ' ')}, in epoch {epoch:g}",
+    }
+
+
+def _evaluation(
+    matrix: np.ndarray, classes: Sequence[str], rates: PerClass
+) -> dict[str, Any]:
+    """Everything the page says about the predictions."""
+    total, right = int(matrix.sum()), int(np.trace(matrix))
+    low, high = metrics.wilson_interval(right, total)
+    # A class without images has no score of its own, and is neither best nor worst.
+    rows = [
+        {
+            "name": classes[i],
+            "precision": rates.precision[i] if rates.predicted[i] else None,
+            "recall": rates.recall[i] if rates.support[i] else None,
+            "f1": rates.f1[i] if rates.support[i] else None,
+            "support": int(rates.support[i]),
+        }
+        for i in np.argsort(-np.where(rates.support > 0, rates.f1, -1), kind="stable")
+    ]
+    scored = [row for row in rows if row["f1"] is not None]
+    return {
+        "headline": {
+            "value": f"{100 * metrics.accuracy(matrix):.1f} %",
+            "what": f"of {total} validation images classified correctly",
+            "right": right,
+            "total": total,
+            "low": low,
+            "high": high,
+            "accuracy": right / total,
+            "macro_f1": metrics.macro_f1(matrix),
+            "largest": classes[int(np.argmax(rates.support))],
+            "guess": int(rates.support.max()) / total,
+            "best": scored[0] if len(scored) > 1 else None,
+            "worst": scored[-1],
+        },
+        "rows": rows,
+        "classes": classes,
+        "cells": _cells(matrix, classes) if len(classes) <= LARGEST_MATRIX else None,
+    }
+
+
+def _cells(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the matrix: each count with its shade and what it says in words."""
+    support = matrix.sum(axis=1)
+    levels = np.ceil(LEVELS * matrix / np.maximum(support, 1)[:, None]).astype(int)
+    table = []
+    for i, label in enumerate(classes):
+        cells = []
+        for j, prediction in enumerate(classes):
+            pair = ConfusedPair(label, prediction, int(matrix[i, j]), int(support[i]))
+            kind = "right" if i == j else "wrong"
+            cells.append(
+                {
+                    "count": pair.count,
+                    "shade": f"{kind} level{levels[i, j]}",
+                    "words": f"{label} recognised: {pair.count} of {pair.support}"
+                    if i == j
+                    else str(pair),
+                }
+            )
+        table.append({"name": label, "support": int(support[i]), "cells": cells})
+    return table
+
+
+def _panels(history: History) -> list[dict[str, Any]]:
+    """The curves, each with its description."""
+    if not history:
+        return []
+    return [
+        {"svg": Markup(svg), "words": curves_of.describe(history, metric)}
+        for metric, svg in plots.curve_panels(history).items()
+    ]
+
+
+def _history_table(history: History) -> dict[str, Any]:
+    """The curves in figures: column names, and a row of texts for each epoch."""
+    best, judge = curves_of.best_row(history), curves_of.judged_by(history) or ""
+    columns = [
+        f"{part}_{metric}"
+        for metric in curves_of.metrics(history)
+        for part in curves_of.PARTS
+        if any(f"{part}_{metric}" in row for row in history)
+    ]
+    shown = {column: curves_of.values(history, column) for column in columns}
+    epochs = curves_of.epochs(history)
+    return {
+        "columns": [column.replace("_", " ") for column in columns],
+        "rows": [
+            {
+                "epoch": f"{epoch:g}",
+                "best": i == best,
+                "values": [
+                    curves_of.text(column.partition("_")[2], shown[column][i])
+                    for column in columns
+                ],
+            }
+            for i, epoch in enumerate(epochs)
+        ],
+        "best": None if best is None else f"{epochs[best]:g}",
+        "judged_by": judge.replace("_", " "),
+        "value": ""
+        if best is None
+        else curves_of.text(judge, curves_of.values(history, f"val_{judge}")[best]),
+    }
+
+
+def _photo(mistake: Mistake) -> dict[str, Any]:
+    """A mistake with its photo as a small JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(mistake.image).save(buffer, "JPEG", quality=88)
+    return {
+        **mistake._asdict(),
+        "image": _data_uri("image/jpeg", buffer.getvalue()),
+        # Long paths break at their folders; `join` escapes the pieces.
+        "path": Markup("/<wbr>").join(mistake.path.split("/")),
+    }
+
+
+def _embed(path: Path) -> str:
+    """A picture file as a data URI."""
+    kind = MEDIA_TYPES.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(
+            f"{path}: a report can hold {', '.join(MEDIA_TYPES)}, not {path.suffix!r}"
+        )
+    return _data_uri(kind, path.read_bytes())
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _tables(
+    config: Mapping[str, Any], name: str = "options"
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Nested options as flat tables: each mapping inside is a table of its own."""
+    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
+    if plain:
+        yield name, {str(key): _plain(value) for key, value in plain.items()}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            inner = str(key) if name == "options" else f"{name}.{key}"
+            yield from _tables(value, inner)
+
+
+def _plain(value: Any) -> str:
+    """An option as a person writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    return str(value)
+
+
+def _resource(name: str) -> str:
+    return resources.files("jaxvision.report").joinpath(name).read_text("utf-8")

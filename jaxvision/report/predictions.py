@@ -1,0 +1,123 @@
+"""`predictions.csv`: what a model said of each image, for spreadsheets and scripts."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from jaxvision.files import atomic_path
+from jaxvision.metrics import IntVector
+from jaxvision.typing import Array, Float
+
+FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
+"""The columns before the probabilities, which are named like their classes."""
+
+Probabilities = Float[np.ndarray, "n classes"] | Float[Array, "n classes"]
+
+
+class Predictions(NamedTuple):
+    """What `read_predictions` gives back.
+
+    Attributes:
+      paths: where each image came from.
+      labels: the true classes, int32 indices into `classes`.
+      predictions: the predicted classes, likewise.
+      confidences: float32, the probability of the predicted class.
+      probabilities: float32, one row an image, one column a class.
+      classes: the class names, in the model's order.
+    """
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    predictions: np.ndarray
+    confidences: np.ndarray
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+
+def write_predictions(
+    path: str | Path,
+    paths: Sequence[str],
+    labels: IntVector,
+    probabilities: Probabilities,
+    classes: Sequence[str],
+) -> None:
+    """Writes one line an image: path, label, prediction, confidence, probabilities.
+
+    Label and prediction are written by name. Probabilities have as many digits as a
+    float32 needs to come back to the same bits.
+
+    Raises:
+      ValueError: the lengths do not fit, or two classes have one name.
+    """
+    indices = np.asarray(labels)
+    table = np.asarray(probabilities, dtype=np.float32)
+    if table.shape != (len(paths), len(classes)) or indices.shape != (len(paths),):
+        raise ValueError(
+            f"{len(paths)} paths, labels {indices.shape} and probabilities "
+            f"{table.shape} do not fit {len(classes)} classes"
+        )
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"two classes have one name: {', '.join(sorted(classes))}")
+    with atomic_path(path) as temporary, _open(temporary, "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow((*FIXED_COLUMNS, *classes))
+        for source, label, row in zip(paths, indices, table, strict=True):
+            best = int(np.argmax(row))
+            shares = [str(value) for value in row]
+            rows.writerow(
+                (source, classes[label], classes[best], shares[best], *shares)
+            )
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Reads what `write_predictions` wrote.
+
+    Raises:
+      ValueError: the file is no such table; the message names the line.
+    """
+    with _open(path, "r") as file:
+        rows = csv.reader(file)
+        header = tuple(next(rows, ()))
+        classes = header[len(FIXED_COLUMNS) :]
+        if header[: len(FIXED_COLUMNS)] != FIXED_COLUMNS or not classes:
+            raise ValueError(
+                f"{path}: the first line must name the columns "
+                f"{', '.join(FIXED_COLUMNS)} and then the classes"
+            )
+        index = {name: i for i, name in enumerate(classes)}
+        paths, labels, predictions, numbers = [], [], [], []
+        for row in rows:
+            try:
+                source, label, prediction, *values = row
+                labels.append(index[label])
+                predictions.append(index[prediction])
+                numbers.append([float(value) for value in values])
+                if len(values) != 1 + len(classes):
+                    raise ValueError
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected a path, two of the "
+                    f"{len(classes)} class names and {1 + len(classes)} numbers"
+                ) from None
+            paths.append(source)
+    table = np.array(numbers, np.float32).reshape(len(paths), 1 + len(classes))
+    return Predictions(
+        paths=tuple(paths),
+        labels=np.array(labels, np.int32),
+        predictions=np.array(predictions, np.int32),
+        confidences=table[:, 0],
+        probabilities=table[:, 1:],
+        classes=classes,
+    )
+
+
+def _open(path: str | Path, mode: str) -> IO[str]:
+    """Opens a table as text, such that any file name survives.
+
+    A file name is bytes; those that are no UTF-8 reach Python as surrogates, and become
+    the same bytes again in this way only.
+    """
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")

@@ -1,0 +1,141 @@
+"""Training and evaluation as pure, compiled functions of a state and arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxvision import optim, parallel
+from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Tree
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that training changes. It is donated to each step: the old one is dead."""
+
+    step: Array
+    """int32 scalar, the number of steps taken."""
+    params: Tree
+    """Learned arrays, the frozen ones too."""
+    stats: Tree
+    """BatchNorm's running statistics."""
+    opt_state: optax.OptState
+    """State of the optimiser, for the trained leaves alone."""
+
+
+TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+Prepare = Callable[[Array | None, Array], Array]
+"""`prepare(key, images) -> images`: uint8 to normalised; no key, no augmentation."""
+
+
+def init_state(
+    params: Tree,
+    stats: Tree,
+    tx: optax.GradientTransformation,
+    *,
+    frozen: tuple[str, ...] = (),
+) -> TrainState:
+    """The state before the first step."""
+    trained, _ = optim.split_frozen(params, frozen)
+    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(trained))
+
+
+def make_train_step(
+    apply: Apply,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    frozen: tuple[str, ...] = (),
+) -> TrainStep:
+    """`step(state, batch, key) -> (state, metrics)`, compiled, the state donated.
+
+    Args:
+      apply: as `functionalize` gives it.
+      loss_fn: `loss_fn(out, batch) -> (loss, metrics)`.
+      tx: the optimiser.
+      frozen: path prefixes that are not differentiated; the rest of the work of their
+        gradients is never done, and they have no optimiser state.
+
+    The key is folded with `state.step`, so that one key serves a whole run.
+    """
+
+    def step(state: TrainState, batch: Batch, key: Array):
+        trained, fixed = optim.split_frozen(state.params, frozen)
+
+        def objective(trained: Tree):
+            out, stats = apply(
+                optim.join(trained, fixed),
+                state.stats,
+                batch["image"],
+                key=jax.random.fold_in(key, state.step),
+            )
+            loss, metrics = loss_fn(out, batch)
+            return loss, (stats, metrics)
+
+        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(trained)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        params = optim.join(optax.apply_updates(trained, updates), fixed)
+        return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def make_epoch(step: TrainStep, prepare: Prepare, *, batch_size: int, mesh: Mesh):
+    """Any stretch of an epoch as one compiled program over data on the device.
+
+    Returns:
+      `run(state, sums, data, order, start, stop, key) -> (state, sums)`, which takes
+      the steps from `start` up to `stop` of the epoch whose images stand in `order`.
+      `data` holds `image` (uint8) and `label`; `sums` are the metrics summed over steps. Both
+      ends are dynamic: a whole epoch, or pieces of it with a look at the clock between
+      them, are the same program and give the same bits. `state` and `sums` are donated.
+    """
+
+    def run(state, sums, data, order, start, stop, key):
+        shuffle_key, step_key = jax.random.split(key)
+
+        def body(index, carry):
+            state, sums = carry
+            chosen = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+            batch = {name: array[chosen] for name, array in data.items()}
+            batch = parallel.shard_batch(batch, mesh)
+            image_key = jax.random.fold_in(shuffle_key, state.step)
+            batch["image"] = prepare(image_key, batch["image"])
+            state, metrics = step(state, batch, step_key)
+            return state, jax.tree.map(jnp.add, sums, metrics)
+
+        return jax.lax.fori_loop(start, stop, body, (state, sums))
+
+    return jax.jit(run, donate_argnums=(0, 1))
+
+
+def make_eval_step(apply: Apply, prepare: Prepare, *, batch_size: int, mesh: Mesh):
+    """`evaluate(params, stats, images) -> out` over all of `images`, compiled once.
+
+    The last batch is padded with copies of the first image and cut off again: nothing
+    is dropped and nothing recompiles. `images` is uint8, on the host or the device.
+    """
+
+    def padded(params, stats, images):
+        def body(batch):
+            batch = parallel.shard_batch({"image": batch}, mesh)["image"]
+            return apply(params, stats, prepare(None, batch))[0]
+
+        batches = images.reshape(-1, batch_size, *images.shape[1:])
+        return jax.lax.map(body, batches).reshape(images.shape[0], -1)
+
+    padded = jax.jit(padded)
+
+    def evaluate(params, stats, images) -> Array:
+        missing = -len(images) % batch_size
+        if missing:
+            filler = np.repeat(np.asarray(images[:1]), missing, axis=0)
+            images = jnp.concatenate([jnp.asarray(images), filler])
+        return padded(params, stats, images)[: images.shape[0] - missing]
+
+    return evaluate

@@ -1,0 +1,36 @@
+"""The array types that the public functions speak of."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jax import Array
+from jaxtyping import Float, Int, Key, Shaped, UInt8
+
+Tree = dict[str, Any]
+"""Nested plain dict whose leaves are arrays."""
+Images = Float[Array, "n h w c"]
+Logits = Float[Array, "n classes"]
+Labels = Int[Array, "n"]
+PRNGKey = Key[Array, ""]
+"""One typed key, as `jax.random.key` makes it."""
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+Apply = Callable[..., tuple[Array, Tree]]
+"""`apply(params, stats, images, *, key=None) -> (out, stats)`; a key means training."""
+LossFn = Callable[[Array, Batch], tuple[Array, Metrics]]
+__all__ = [
+    "Apply",
+    "Array",
+    "Batch",
+    "Float",
+    "Images",
+    "Int",
+    "Labels",
+    "Logits",
+    "LossFn",
+    "Metrics",
+    "PRNGKey",
+    "Shaped",
+    "Tree",
+    "UInt8",
+]

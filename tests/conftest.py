@@ -1,0 +1,26 @@
+"""What every test stands on: strict ranks, full precision, the real data's folder."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data, or a skip that says how to give it."""
+    folder = os.environ.get("JAXVISION_TEST_DATA")
+    if not folder:
+        pytest.skip("JAXVISION_TEST_DATA is not set: no real data on this machine")
+    return Path(folder)
+
+
+@pytest.fixture
+def float64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
