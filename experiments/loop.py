@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import RunError
@@ -51,6 +50,11 @@ class Plan:
     def steps(self) -> int:
         """Steps an epoch; images that do not fill a batch wait for another epoch."""
         return len(self.data["label"]) // self.batch_size
+
+    def order(self, epoch: int) -> jax.Array:
+        """The order of the images in an epoch, counted from zero."""
+        key = jax.random.fold_in(self.key, epoch)
+        return jax.random.permutation(key, len(self.data["label"]))
 
     def no_sums(self) -> dict[str, jax.Array]:
         """The sums of the metrics before an epoch's first step."""
@@ -106,17 +110,16 @@ def fit(
         if epoch < plan.epochs:
             show("compiling", 0, plan.epochs * images, "")
             begun = time.perf_counter()
-            order = jnp.arange(len(plan.data["label"]))
             # No step is taken, so that the first epoch's time is that of its steps.
-            state, sums = plan.run_steps(state, sums, plan.data, order, 0, 0, plan.key)
+            state, sums = plan.run_steps(
+                state, sums, plan.data, plan.order(epoch), 0, 0, plan.key
+            )
             jax.block_until_ready(sums)
             report.say(f"compiled in {time.perf_counter() - begun:.1f} s")
 
         while epoch < plan.epochs and not stop:
             title = f"epoch {epoch + 1}/{plan.epochs}"
-            order = jax.random.permutation(
-                jax.random.fold_in(plan.key, epoch), len(plan.data["label"])
-            )
+            order = plan.order(epoch)
             stretch = 1
             while start < plan.steps and not stop:
                 end = min(plan.steps, start + stretch)

@@ -328,9 +328,8 @@ def _open(config: Config, preprocessing: Preprocessing, report: Reporter) -> Dat
 
 def _dry_run(state: train.TrainState, plan: Plan, report: Reporter) -> dict[str, float]:
     """One training step and one evaluation, nothing written."""
-    order = jnp.arange(len(plan.data["label"]))
     state, sums = plan.run_steps(
-        state, plan.no_sums(), plan.data, order, 0, 1, plan.key
+        state, plan.no_sums(), plan.data, plan.order(0), 0, 1, plan.key
     )
     numbers = {"train_loss": float(sums["loss"]), **plan.evaluate(state)}
     report.say(

@@ -10,12 +10,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
-from jaxvision.preprocess import center_crop, check_crop, crop, resized_crop
+from jaxvision.preprocess import center_crop, crop, resized_crop
 from jaxvision.typing import Array, Float, Images, Int, PRNGKey, Shaped
 
 GRAY = (0.2989, 0.587, 0.114)
@@ -41,13 +39,7 @@ def vertical_flip(images: Images, flip: Flags) -> Images:
 
 
 def rotate(images: Images, angle: Scalars, *, interpolation: str = "nearest") -> Images:
-    """Images turned counter-clockwise by `angle` degrees about their centre.
-
-    Args:
-      images: the batch.
-      angle: degrees, per sample.
-      interpolation: `nearest` or `bilinear`.
-    """
+    """Images turned counter-clockwise about their centre; black outside."""
     zero = jnp.zeros_like(angle)
     pair = jnp.stack((zero, zero), axis=1)
     # torchvision's affine turns clockwise, its rotate the other way.
@@ -104,14 +96,9 @@ def _warp(image, angle, translate, scale, shear, *, sampler):
     middle = jnp.array([width - 1, height - 1], angle.dtype) / 2
     x = (jnp.arange(width, dtype=angle.dtype) - middle[0] - translate[0])[None, :]
     y = (jnp.arange(height, dtype=angle.dtype) - middle[1] - translate[1])[:, None]
-    source_x = (_outer_sum(d * x, -b * y)) / scale + middle[0]
-    source_y = (_outer_sum(-c * x, a * y)) / scale + middle[1]
+    source_x = (d * x - b * y) / scale + middle[0]
+    source_y = (a * y - c * x) / scale + middle[1]
     return sampler(image, source_x, source_y)
-
-
-def _outer_sum(row, column):
-    shape = (column.shape[0], row.shape[1])
-    return jnp.broadcast_to(row, shape) + jnp.broadcast_to(column, shape)
 
 
 def _pixels(image, x, y):
@@ -120,7 +107,7 @@ def _pixels(image, x, y):
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     row = jnp.clip(y, 0, height - 1).astype(jnp.int32)
     column = jnp.clip(x, 0, width - 1).astype(jnp.int32)
-    # One index a pixel, three channels a slice: the cheapest gather on every platform.
+    # One index a pixel, whole pixels as slices: twice as fast as channel by channel.
     flat = image.reshape(-1, channels)
     pixels = flat.at[row * width + column].get(mode="promise_in_bounds")
     return jnp.where(inside[:, :, None], pixels, 0)
@@ -143,9 +130,8 @@ def _bilinear(image, x, y):
 _SAMPLERS = {"nearest": _nearest, "bilinear": _bilinear}
 
 
-# Colours. The adjustments work on the three planes of a batch, (n, h, w) each: a last
-# axis of three would leave vector units idle, and XLA would fuse every channel's gray
-# value from scratch.
+# Colours are adjusted in the three planes of a batch, (n, h, w) each: a last axis of
+# three leaves vector units idle, and every channel would compute the gray value anew.
 
 
 def adjust_brightness(images: Images, factor: Scalars) -> Images:
@@ -167,10 +153,7 @@ def adjust_saturation(images: Images, factor: Scalars) -> Images:
 
 
 def adjust_hue(images: Images, shift: Scalars) -> Images:
-    """Images with the hue turned by `shift`, in turns, -0.5 .. 0.5.
-
-    The saturation and value of HSV stay.
-    """
+    """Images with the hue of HSV turned by `shift` of a full turn, -0.5 .. 0.5."""
     return jnp.stack(_turn_hue(_planes(images), shift[:, None, None]), axis=-1)
 
 
@@ -185,19 +168,12 @@ def color_jitter(
     """Brightness, contrast, saturation and hue adjusted in each sample's own order.
 
     Images must be in `[0, 1]`: there a factor of 1 changes nothing, which is how an
-    adjustment that is not due is left out.
-
-    Args:
-      images: the batch.
-      brightness: factor, per sample; 1 changes nothing, here and in the next two.
-      contrast: factor.
-      saturation: factor.
-      hue: shift in turns, per sample; None leaves the hue, and the time it takes, out.
-      order: a permutation of 0 .. 3 (brightness, contrast, saturation, hue) a sample.
+    adjustment that is not due is left out. Each row of `order` is a permutation of
+    0 .. 3. A hue of None leaves out the hue, and the time that it takes.
     """
     # Every adjustment but the hue is a blend towards a target: black, the mean, the
     # gray image. So any order is three blends with factors picked per sample, and a
-    # hue in one of four places: before blend 1 .. 3, or last.
+    # turn of the hue before, between or after them.
     rank = jnp.argsort(order, axis=1)
     blends = jnp.argsort(rank[:, :HUE], axis=1)
     factors = jnp.stack((brightness, contrast, saturation), axis=1)
@@ -223,8 +199,8 @@ def color_jitter(
         planes = _turn_hue(planes, shift[:, None, None])
         return blend_between(planes, mean, turn, last)
 
-    # The mean that the contrast needs is that of the image as it is by then. To compute
-    # that image twice costs less than to keep it: nothing is written but the result.
+    # The contrast needs the mean of the image as it is by then. To compute that image
+    # twice costs less than to keep it: nothing is written but the result.
     due = rank[:, CONTRAST]
     mean = _gray(adjust_until(due, jnp.zeros_like(contrast))).mean((1, 2))
     return jnp.stack(adjust_until(len(order.T), mean), axis=-1)
@@ -239,7 +215,8 @@ def _planes(images):
 
 
 def _gray(planes):
-    return sum(weight * plane for weight, plane in zip(GRAY, planes, strict=True))
+    red, green, blue = planes
+    return GRAY[0] * red + GRAY[1] * green + GRAY[2] * blue
 
 
 def _blend(planes, factor, target):
@@ -248,11 +225,7 @@ def _blend(planes, factor, target):
 
 
 def _turn_hue(planes, shift):
-    """RGB to HSV, the turn, and back, in one formula without sectors.
-
-    Each channel is `high - span * clip(min(t, 4 - t), 0, 1)` where `t`, in sixths of a
-    turn, is the distance of the hue from where that channel begins to fall.
-    """
+    """RGB to HSV, the turn, and back, in one formula without cases by sector."""
     red, green, blue = planes
     high = jnp.maximum(jnp.maximum(red, green), blue)
     span = high - jnp.minimum(jnp.minimum(red, green), blue)
@@ -289,12 +262,7 @@ def random_vertical_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Ima
 
 @partial(jax.jit, static_argnames=("size", "padding"))
 def random_crop(key: PRNGKey, images: Images, *, size: int, padding: int = 0) -> Images:
-    """A square of `size` pixels a side, anywhere in each padded image.
-
-    Raises:
-      ValueError: the padded images are smaller than the square.
-    """
-    check_crop(images, size=size, padding=padding)
+    """A square of `size` pixels a side, anywhere in each padded image."""
     n, height, width, _ = images.shape
     room = jnp.array([height, width]) + 2 * padding - size
     corner = jax.random.randint(key, (n, 2), 0, room[None] + 1)
@@ -312,15 +280,9 @@ def random_resized_crop(
 ) -> Images:
     """A rectangle of random area and shape of each image, resized to `size` pixels.
 
-    As torchvision: the first of ten draws that fits in the image, or else the largest
-    centred rectangle of an allowed shape.
-
-    Args:
-      key: one for the batch.
-      images: the batch.
-      size: pixels a side of the result.
-      scale: range of the area, as a fraction of the image's.
-      ratio: range of width / height; its logarithm is uniform.
+    `scale` is the range of its share of the area, `ratio` of its width / height. The
+    first of ten draws that fits in the image is taken, or else the largest centred
+    rectangle of an allowed shape.
 
     Raises:
       ValueError: a range is not positive and increasing.
@@ -380,16 +342,11 @@ def random_affine(
     shear: float | tuple[float, ...] = 0,
     interpolation: str = "nearest",
 ) -> Images:
-    """Each image turned, moved, scaled and sheared at random.
+    """Each image turned, sheared, scaled and moved at random.
 
-    Args:
-      key: one for the batch.
-      images: the batch.
-      degrees: the angle is from `-degrees .. degrees`, or from the pair.
-      translate: largest moves, as fractions of width and height; whole pixels.
-      scale: range of the magnification.
-      shear: range in degrees along x, a number or a pair; four numbers: also along y.
-      interpolation: `nearest` or `bilinear`.
+    `degrees` and `shear` (along x; four numbers: also along y) are a range or, as one
+    number, the ends of a symmetric one. `translate` has the largest moves as fractions
+    of width and height; moves are whole pixels. `scale` is a range.
 
     Raises:
       ValueError: an option is out of its range.
@@ -427,13 +384,7 @@ def random_color_jitter(
 ) -> Images:
     """Colours adjusted in random order, each image in its own.
 
-    Args:
-      key: one for the batch.
-      images: the batch.
-      brightness: the factor is from `max(0, 1 - brightness) .. 1 + brightness`.
-      contrast: likewise.
-      saturation: likewise.
-      hue: the turn is from `-hue .. hue`, at most 0.5.
+    Factors are from `max(0, 1 - x) .. 1 + x`, the hue's shift from `-hue .. hue`.
 
     Raises:
       ValueError: an option is negative, or the hue above 0.5.
@@ -444,7 +395,7 @@ def random_color_jitter(
             "brightness, contrast and saturation must be at least 0 and hue in "
             f"0 .. 0.5, got {amounts}"
         )
-    n = len(images)
+    n = images.shape[0]
     order_key, hue_key, *keys = jax.random.split(key, 5)
     factors = [
         _uniform(key, (n,), (max(0, 1 - amount), 1 + amount))

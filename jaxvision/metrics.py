@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvision.typing import Array, Float, Int, Labels
+from jaxvision.typing import Array, Float, Int
 
-IntVector = Int[np.ndarray, "n"] | Labels
-FloatVector = Float[np.ndarray, "n"] | Float[Array, "n"]
+# The length is checked where it matters, with a message of its own.
+IntVector = Int[np.ndarray, "_"] | Int[Array, "_"]
+FloatVector = Float[np.ndarray, "_"] | Float[Array, "_"]
 Matrix = Int[np.ndarray, "classes classes"]
 Rates = Float[np.ndarray, "classes"]
 Counts = Int[np.ndarray, "classes"]

@@ -4,15 +4,20 @@
 // sees it as (g, o, i, h, w) through its strides, and reorders it into the layout that
 // its fastest implementation wants, once a call.
 
+#include <algorithm>
 #include <array>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
+#include <deque>
+#include <exception>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -166,21 +171,57 @@ class Convolution {
   dnnl::reorder reorder_;
 };
 
-// What all calls share. One call at a time: each uses all the cores.
+// All calls run on one thread of its own, in turn: each uses all the cores, and OpenMP
+// keeps a team of threads for every thread that ever called it, of which XLA has many.
 class Session {
  public:
-  void Run(const Key& key, void* x, void* w, void* y) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    Find(key).Run(engine_, stream_, arena_, x, w, y);
-  }
-
   static Session& Get() {
     // Never destroyed: XLA's threads may outlive this library's statics.
     static Session* session = new Session;
     return *session;
   }
 
+  void Run(const Key& key, void* x, void* w, void* y) {
+    Call call{key, x, w, y, nullptr, false};
+    std::unique_lock<std::mutex> lock(mutex_);
+    calls_.push_back(&call);
+    lock.unlock();
+    arrived_.notify_one();
+    lock.lock();
+    done_.wait(lock, [&] { return call.done; });
+    if (call.error) std::rethrow_exception(call.error);
+  }
+
  private:
+  struct Call {
+    const Key& key;
+    void *x, *w, *y;
+    std::exception_ptr error;
+    bool done;
+  };
+
+  Session() {
+    std::thread([this] { Work(); }).detach();
+  }
+
+  void Work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      arrived_.wait(lock, [&] { return !calls_.empty(); });
+      Call& call = *calls_.front();
+      calls_.pop_front();
+      lock.unlock();
+      try {
+        Find(call.key).Run(engine_, stream_, arena_, call.x, call.w, call.y);
+      } catch (...) {
+        call.error = std::current_exception();
+      }
+      lock.lock();
+      call.done = true;
+      done_.notify_all();
+    }
+  }
+
   const Convolution& Find(const Key& key) {
     const auto found = where_.find(key);
     if (found != where_.end()) {
@@ -197,6 +238,8 @@ class Session {
   }
 
   std::mutex mutex_;
+  std::condition_variable arrived_, done_;
+  std::deque<Call*> calls_;
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   Arena arena_;

@@ -242,7 +242,8 @@ def center_crop(images: Images, *, size: int) -> Images:
       ValueError: the images are smaller than the square.
     """
     check_crop(images, size=size, padding=0)
-    _, (top, left) = _center(*images.shape[1:3], size)
+    _, height, width, _ = images.shape
+    _, (top, left) = _center(height, width, size)
     return images[:, top : top + size, left : left + size]
 
 

@@ -34,7 +34,7 @@ TX = optax.chain(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 
 
 @jax.jit
-def make_state(seed=0):
+def compiled_state(seed):
     key = jax.random.key(seed)
     params = {
         "layer1": {0: {"kernel": jax.random.normal(key, (3, 3, 4, 8))}},
@@ -45,6 +45,10 @@ def make_state(seed=0):
     _, opt_state = TX.update(updates, TX.init(params), params)
     stats = {"mean": jnp.arange(3.0), "count": jnp.array(True)}
     return State(jnp.asarray(7 + seed), params, stats, opt_state)
+
+
+def make_state(seed=0):
+    return compiled_state(seed)
 
 
 def save_steps(folder, *numbers, **options):

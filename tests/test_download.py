@@ -14,7 +14,8 @@ import pytest
 from converters import download, weights
 from converters.weights import Row
 
-QUICK = {"timeout": 0.4, "backoff": 0.01}
+QUICK = {"timeout": 10.0, "backoff": 0.01}
+HASTY = {"timeout": 0.4, "backoff": 0.01}  # for the faults that keep one waiting
 
 
 class Server(ThreadingHTTPServer):
@@ -112,10 +113,10 @@ def served(server):
     return server
 
 
-def refusal(row=ROW) -> str:
+def refusal(row=ROW, *, options=QUICK) -> str:
     """The message of the failure, which always says what to put where, in one line."""
     with pytest.raises(download.WeightsError) as caught:
-        download.fetch(row, **QUICK)
+        download.fetch(row, **options)
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -183,7 +184,8 @@ def test_fetch_downloads_once(served, fault):
 @pytest.mark.parametrize("fault", ["short", "reset", "busy", "stall", "slow"])
 def test_fetch_tries_again(served, fault):
     served.faults = [fault, fault]
-    assert download.fetch(ROW, **QUICK).read_bytes() == BODY
+    options = HASTY if fault in ("stall", "slow") else QUICK
+    assert download.fetch(ROW, **options).read_bytes() == BODY
     assert len(served.requests) == 3
 
 
@@ -198,7 +200,8 @@ def test_fetch_tries_again(served, fault):
 )
 def test_fetch_gives_up_after_three_attempts(served, fault, words):
     served.faults = [fault] * 3
-    assert words in refusal()
+    options = HASTY if fault in ("stall", "slow") else QUICK
+    assert words in refusal(options=options)
     assert len(served.requests) == 3
 
 
@@ -218,7 +221,7 @@ def test_fetch_does_not_repeat_what_cannot_change(server, body, faults, words):
 
 
 def test_fetch_names_a_server_that_is_not_there():
-    assert "127.0.0.1:9: [Errno 111] Connection refused" in refusal()
+    assert "127.0.0.1:9: [Errno" in refusal()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://[", "gopher://host/"])
@@ -385,7 +388,7 @@ def test_reachable_keeps_its_time(served, monkeypatch):
 
     monkeypatch.setattr("socket.getaddrinfo", hang)
     assert not download.reachable(timeout=0.2)
-    assert time.monotonic() - began < 1.2
+    assert time.monotonic() - began < 2
 
 
 def test_reachable_is_false_where_nothing_listens(monkeypatch):

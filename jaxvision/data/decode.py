@@ -139,14 +139,11 @@ def _fill(
     with warnings.catch_warnings(), ThreadPoolExecutor(_workers()) as pool:
         # Pillow warns of odd metadata and large images; what fails is in `bad`.
         warnings.simplefilter("ignore")
-        try:
-            for index, reason in enumerate(pool.map(work, range(len(sources)))):
-                if reason is not None:
-                    bad[index] = reason
-                tick()
-        except BaseException:  # Ctrl-C must not wait for the rest of the photographs
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        # Left early, by Ctrl-C, this loop drops map's iterator, which cancels the rest.
+        for index, reason in enumerate(pool.map(work, range(len(sources)))):
+            if reason is not None:
+                bad[index] = reason
+            tick()
     if bad:  # closed up in place: a copy would double the memory
         kept = [index for index in range(len(sources)) if index not in bad]
         for to, index in enumerate(kept):

@@ -22,6 +22,7 @@ from jaxvision.models import (
     resnet,
     vgg,
 )
+from jaxvision.models.features import features as features
 
 FAMILIES: tuple[ModuleType, ...] = (
     vgg,

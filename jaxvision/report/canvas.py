@@ -1,6 +1,7 @@
 """What all pictures share: colours, short names, and how a figure becomes a file."""
 
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from jaxvision.files import atomic_path
 INK, QUIET, LINE = "#1b2430", "#5c6775", "#dfe3e8"
 BAD = "#a3330b"
 TRAIN, VAL = "#d9772b", "#1f66b0"
-RIGHT = LinearSegmentedColormap.from_list("right", ["#ffffff", "#6ea6dc", "#0b3d7a"])
-WRONG = LinearSegmentedColormap.from_list("wrong", ["#ffffff", "#f0954f", "#a3330b"])
+RIGHT = LinearSegmentedColormap.from_list("right", ["#dbe9f7", "#6ea6dc", "#0b3d7a"])
+WRONG = LinearSegmentedColormap.from_list("wrong", ["#fce5d6", "#f0954f", "#a3330b"])
 
 VARIABLES = {
     INK: "var(--ink)",
@@ -68,4 +69,6 @@ def svg(figure: Figure, *, salt: str) -> str:
     text = buffer.getvalue()
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
+    # Names of groups, such as axes_1, would occur again in the page's next picture.
+    text = re.sub(r' id="[\w.]+_\d+"', "", text)
     return text[text.index("<svg") :]

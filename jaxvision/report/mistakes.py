@@ -8,7 +8,7 @@ import numpy as np
 from jaxvision.metrics import FloatVector, IntVector
 from jaxvision.typing import Array, UInt8
 
-Photos = UInt8[np.ndarray, "n h w 3"] | UInt8[Array, "n h w 3"]
+Photos = UInt8[np.ndarray, "_ h w 3"] | UInt8[Array, "_ h w 3"]
 
 
 class Mistake(NamedTuple):

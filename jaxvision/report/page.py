@@ -1,4 +1,4 @@
-"""`report.html`: one file that tells a person how well a model does, and where it fails.
+"""`report.html`: one file that tells a person how well a model does and where it fails.
 
 The page needs nothing but itself: pictures are inside it, there is no script, and its
 content security policy forbids every request. Curves and tables are drawn by the page,
@@ -7,6 +7,7 @@ so that they follow its colours, its width and a screen reader.
 
 import base64
 import io
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -27,7 +28,7 @@ from jaxvision.report.history import History
 from jaxvision.report.mistakes import Mistake
 
 LARGEST_MATRIX = 60
-"""Beyond this many classes the page lists the confused pairs and leaves out the matrix."""
+"""Beyond this many classes the page has the confused pairs alone, not the matrix."""
 LEVELS = 10
 """Shades of a matrix cell; page.css has a colour for each."""
 MEDIA_TYPES = {
@@ -111,6 +112,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["soft"] = _soft
     html = environment.from_string(_resource("page.html")).render(context)
     target = folder / "report.html"
     # A file name that is no UTF-8 must not cost the report.
@@ -125,7 +127,7 @@ def model_commands(folder: str | Path) -> dict[str, str]:
         "Write the model as a PyTorch checkpoint, with torchvision's names": (
             f"python -m converters export {shlex.quote(str(folder))} --to model.pth"
         ),
-        "Or load the weights into a torchvision model with the same number of classes": (
+        "Or load the weights into a torchvision model with as many classes": (
             "from safetensors.torch import load_file\n"
             f"model.load_state_dict(load_file({str(weights)!r}), strict=True)"
         ),
@@ -252,12 +254,10 @@ def _history_table(history: History) -> dict[str, Any]:
 def _photo(mistake: Mistake) -> dict[str, Any]:
     """A mistake with its photo as a small JPEG."""
     buffer = io.BytesIO()
-    Image.fromarray(mistake.image).save(buffer, "JPEG", quality=88)
+    Image.fromarray(mistake.image).save(buffer, "JPEG", quality=88, subsampling=0)
     return {
         **mistake._asdict(),
         "image": _data_uri("image/jpeg", buffer.getvalue()),
-        # Long paths break at their folders; `join` escapes the pieces.
-        "path": Markup("/<wbr>").join(mistake.path.split("/")),
     }
 
 
@@ -295,6 +295,11 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     return str(value)
+
+
+def _soft(value: object) -> Markup:
+    """`value`, escaped, with a place to break the line after each `_` and `/`."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_/])", str(value)))
 
 
 def _resource(name: str) -> str:

@@ -93,6 +93,7 @@ def confusion(matrix: Matrix, classes: Sequence[str], path: str | Path) -> None:
     shares = matrix / np.maximum(support, 1)[:, None]
     diagonal = np.eye(number, dtype=bool)
     colours = np.where(diagonal[..., None], RIGHT(shares), WRONG(shares))
+    colours[np.asarray(matrix) == 0] = 1.0
     side = float(np.clip(0.55 * number, 3.2, 13.0))
     font = float(np.clip(72 * side / number * 0.34, 4.0, 12.0))
 

@@ -14,7 +14,7 @@ from jaxvision.typing import Array, Float
 FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
 """The columns before the probabilities, which are named like their classes."""
 
-Probabilities = Float[np.ndarray, "n classes"] | Float[Array, "n classes"]
+Probabilities = Float[np.ndarray, "_ _"] | Float[Array, "_ _"]
 
 
 class Predictions(NamedTuple):

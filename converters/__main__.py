@@ -1,0 +1,151 @@
+"""python -m converters list | fetch NAME | verify NAME | export RUN --to FILE."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from safetensors.numpy import save_file
+from tyro.conf import OmitArgPrefixes, Positional, subcommand
+
+from converters import download, verify, weights
+from converters.bundle import load_bundle
+from converters.to_torch import to_state_dict
+from jaxvision import models
+from jaxvision.files import atomic_path
+from jaxvision.functional import functionalize
+
+
+@dataclass(frozen=True)
+class List:
+    """The ImageNet weights that torchvision publishes, and which of them are here."""
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Fetches, checks and converts ImageNet weights, so that torch is needed once."""
+
+    name: Positional[str]
+    """torchvision's name or an alias."""
+    weights: str = "imagenet"
+    """imagenet (torchvision's default), v1, v2 or features."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compares a backbone with torchvision: layers, gradients, three training steps."""
+
+    name: Positional[str]
+    """torchvision's name, an alias, or all."""
+    weights: Path | None = None
+    """A .pth or .safetensors file; without it the weights are random."""
+    size: int | None = None
+    """Side of the images in pixels; by default the smallest that the model takes."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Type of all arithmetic."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes a run's model, or ImageNet weights, for torchvision."""
+
+    source: Positional[str]
+    """A run folder, a model.safetensors, or the name of a backbone."""
+    to: Path
+    """The file to write, .pth or .safetensors."""
+
+
+Command = OmitArgPrefixes[
+    Annotated[List, subcommand("list")]
+    | Annotated[Fetch, subcommand("fetch")]
+    | Annotated[Verify, subcommand("verify")]
+    | Annotated[Export, subcommand("export")]
+]
+
+
+def list_weights(_: List) -> None:
+    """Prints the table of weights."""
+    table = Table(box=None, header_style="bold")
+    for name in ("model", "weights", "top-1 %", "parameters", "MiB", "here"):
+        table.add_column(name, justify="left" if name in ("model", "weights") else "right")
+    for row in weights.TABLE:
+        here = download.cached_params_path(row).is_file() or download.find_cached(row)
+        table.add_row(
+            row.model,
+            row.version + ("*" if weights.find(row.model) is row else ""),
+            f"{row.acc1:.3f}",
+            f"{row.params:,}",
+            f"{row.mib:.1f}",
+            "yes" if here else "",
+        )
+    Console().print(table)
+    print("* what `imagenet` means")
+
+
+def fetch(command: Fetch) -> None:
+    """Fetches and converts one set of weights."""
+    name = models.variant(command.name).name
+    with Progress(transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        _, row = download.imagenet_state_dict(
+            name,
+            command.weights,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print(f"{row.file}: converted, {download.cached_params_path(row)}")
+
+
+def export(command: Export) -> None:
+    """Writes tensors with torchvision's names and layouts."""
+    suffix = command.to.suffix
+    if suffix not in (".pth", ".safetensors"):
+        raise ValueError(f"--to {command.to}: a .pth or a .safetensors file is written")
+    path = Path(command.source)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.is_file():
+        bundle = load_bundle(path)
+        _, params, stats = functionalize(bundle.model)
+        arrays = to_state_dict(bundle.model, params, stats)
+    else:
+        name = models.variant(command.source).name
+        arrays, _ = download.imagenet_state_dict(name)
+    with atomic_path(command.to) as temporary:
+        if suffix == ".safetensors":
+            save_file(arrays, temporary, metadata={"format": "pt"})
+        else:
+            import torch
+
+            torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, temporary)
+    print(f"{command.to}: {len(arrays)} tensors")
+
+
+def run_verify(command: Verify) -> None:
+    """Prints the comparison; ends the process with 1 where a bound is broken."""
+    raise NotImplementedError
+
+
+ACTIONS = {List: list_weights, Fetch: fetch, Verify: run_verify, Export: export}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
+    command = tyro.cli(Command, prog="python -m converters", args=argv)
+    try:
+        ACTIONS[type(command)](command)
+    except ValueError as error:
+        sys.exit(_fail(error, 2))
+    except (download.WeightsError, ModuleNotFoundError, OSError) as error:
+        sys.exit(_fail(error, 1))
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Outputs of inner layers, by the names that torchvision gives them."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvision.functional import functionalize
+from jaxvision.models.layers import BatchNorm
+
+
+class _Complete(Exception):  # noqa: N818  not an error: it ends the forward pass early
+    """All wanted layers have been computed."""
+
+
+class Node(NamedTuple):
+    """A child of a module, and which of its calls counts."""
+
+    parent: nnx.Module
+    attribute: str
+    call: int
+
+
+def features(model: nnx.Module, *, layers: Sequence[str]) -> nnx.Module:
+    """Makes `model` give `{layer: output}` in place of logits, and returns it.
+
+    The forward pass ends with the last wanted layer. Whatever comes after it is taken
+    out of the model, in place, and a checkpoint need not have it:
+    `convert(features(abstract("vgg16"), layers=["features.8"]), first_four)`.
+
+    Args:
+      model: one of `jaxvision.models`, concrete or abstract.
+      layers: names of nodes as `torchvision.models.feature_extraction` has them: the
+        dotted path of a module or of a function in a `Sequential`. `features.7` of
+        `vgg16` is the convolution, `features.8` the ReLU after it; `relu_1` is the
+        second call of `relu`. `""` is the model's own output.
+
+    Raises:
+      ValueError: the model has no such layer; the message has its next neighbours.
+    """
+    for layer in layers:
+        if layer:
+            find(model, layer)
+    model.__class__ = _capturing(type(model))
+    vars(model)  # the class alone has changed: paths and arrays are as before
+    model.layers = tuple(layers)
+    _prune(model)
+    return model
+
+
+def find(model: nnx.Module, layer: str) -> Node:
+    """Where `layer` is in `model`.
+
+    Raises:
+      ValueError: nowhere; the message has the names that are there.
+    """
+    *above, last = layer.split(".")
+    parent: Any = model
+    for depth, part in enumerate([*above, last]):
+        if depth == len(above) and callable(getattr(parent, part, None)):
+            return Node(parent, part, 0)
+        again = re.fullmatch(r"(.+)_(\d+)", part)
+        if depth == len(above) and again and callable(getattr(parent, again[1], None)):
+            return Node(parent, again[1], int(again[2]))
+        if not isinstance(getattr(parent, part, None), nnx.Module):
+            break
+        parent = getattr(parent, part)
+    raise ValueError(
+        f"{type(model).__name__} has no layer {layer!r}; "
+        f"{'.'.join(layer.split('.')[:depth]) or 'at its top'} has "
+        + ", ".join(name for name, child in _children(parent))
+    )
+
+
+def _children(module: nnx.Module) -> list[tuple[str, Callable]]:
+    return [
+        (name, child)
+        for name, child in vars(module).items()
+        if callable(child) and not name.startswith("_")
+    ]
+
+
+@cache
+def _capturing(base: type[nnx.Module]) -> type[nnx.Module]:
+    class Features(base):
+        """`base` with the outputs of inner layers in place of its own."""
+
+        def __call__(self, x):
+            return _capture(self, super().__call__, x)
+
+    return Features
+
+
+def _capture(model, forward: Callable, x) -> dict[str, jax.Array]:
+    """Runs `forward` with every wanted layer replaced by one that keeps its output."""
+    wanted: dict[tuple[int, str], dict[int, str]] = {}
+    nodes = {layer: find(model, layer) for layer in model.layers if layer}
+    for layer, node in nodes.items():
+        wanted.setdefault((id(node.parent), node.attribute), {})[node.call] = layer
+    outputs: dict[str, jax.Array] = {}
+
+    def tap(child: Callable, names: dict[int, str]) -> Callable:
+        calls = iter(range(1_000_000))
+
+        def call(x):
+            y = child(x)
+            layer = names.get(next(calls))
+            if layer is not None:
+                outputs[layer] = y
+                if len(outputs) == len(set(model.layers)):
+                    raise _Complete
+            return y
+
+        return call
+
+    children = {
+        key: (node.parent, node.attribute, getattr(node.parent, node.attribute))
+        for node in nodes.values()
+        if (key := (id(node.parent), node.attribute))
+    }
+    try:
+        for key, (parent, attribute, child) in children.items():
+            setattr(parent, attribute, tap(child, wanted[key]))
+        outputs[""] = forward(x)
+    except _Complete:
+        pass
+    finally:
+        for parent, attribute, child in children.values():
+            setattr(parent, attribute, child)
+    missing = [layer for layer in model.layers if layer not in outputs]
+    if missing:
+        raise ValueError(f"these layers are never called: {', '.join(missing)}")
+    return {layer: outputs[layer] for layer in model.layers}
+
+
+def _prune(model: nnx.Module) -> None:
+    """Takes out the modules whose arrays the forward pass does not meet."""
+    apply, params, stats = functionalize(model)
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    arrays = (params, stats)
+    jaxpr = jax.make_jaxpr(lambda arrays, x: apply(*arrays, x)[0])(arrays, images).jaxpr
+    used = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
+    met = {
+        tuple(str(key.key) for key in path[1:-1])
+        for (path, _), variable in zip(
+            jax.tree_util.tree_leaves_with_path(arrays), jaxpr.invars, strict=False
+        )
+        if id(variable) in used
+    }
+    for path, module in list(nnx.iter_modules(model)):
+        names = tuple(map(str, path))
+        if isinstance(module, nnx.Conv | nnx.Linear | BatchNorm) and names not in met:
+            parent: Any = model
+            for name in names[:-1]:
+                parent = getattr(parent, name)
+            setattr(parent, names[-1], None)

@@ -1,0 +1,94 @@
+"""Optimisers and schedules, step by step beside PyTorch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxvision import optim
+from jaxvision.optim import Optim
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimizer_equals_torch(float64, name):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal((4, 3)), rng.standard_normal((5, 4, 3))
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    theirs = {
+        "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
+        "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
+    }[name]([parameter])
+    tx = optim.make_optimizer(Optim(name=name, weight_decay=0.01), 0.1)
+    params = {"w": jnp.asarray(start)}
+    state = tx.init(params)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        theirs.step()
+        updates, state = tx.update({"w": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(
+            params["w"], parameter.detach().numpy(), rtol=1e-10, atol=1e-12
+        )
+
+
+def test_clip_bounds_the_global_norm():
+    tx = optim.make_optimizer(Optim(momentum=0, weight_decay=0, clip=0.5), 1.0)
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+    gradient = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([4.0])}
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"], [-0.3, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
+
+
+@pytest.mark.torch
+def test_step_schedule_equals_torchs_step_lr():
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.2)
+    theirs = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.1)
+    config = Optim(lr=0.2, schedule="step", step_epochs=2, gamma=0.1)
+    ours = optim.make_schedule(config, steps_per_epoch=3, epochs=7)
+    for epoch in range(7):
+        for step in range(3):
+            np.testing.assert_allclose(
+                ours(3 * epoch + step), optimizer.param_groups[0]["lr"], rtol=1e-6
+            )
+        optimizer.step()
+        theirs.step()
+
+
+def test_cosine_schedule_with_warmup_rises_then_falls_to_zero():
+    config = Optim(lr=0.4, schedule="cosine", warmup_epochs=2)
+    rate = optim.make_schedule(config, steps_per_epoch=10, epochs=12)
+    np.testing.assert_allclose(
+        [rate(0), rate(10), rate(20), rate(70), rate(120)],
+        [0, 0.2, 0.4, 0.2, 0],
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    "option", [{"lr": 0}, {"momentum": 1}, {"gamma": 0}, {"clip": -1}, {"lr": "nan"}]
+)
+def test_optim_rejects_values_without_a_meaning(option):
+    option = {name: float(value) for name, value in option.items()}
+    with pytest.raises(ValueError, match=f"optim.{next(iter(option))}"):
+        Optim(**option)
+
+
+def test_split_frozen_takes_whole_path_parts_and_joins_again():
+    params = {
+        "layer1": {0: {"w": jnp.ones(1)}, 1: {"w": jnp.ones(2)}},
+        "layer10": {"w": jnp.ones(3)},
+        "fc": {"w": jnp.ones(4)},
+    }
+    trained, fixed = optim.split_frozen(params, ("layer1.1", "fc"))
+    assert jax.tree.map(len, trained) == {"layer1": {0: {"w": 1}}, "layer10": {"w": 3}}
+    assert jax.tree.map(len, fixed) == {"layer1": {1: {"w": 2}}, "fc": {"w": 4}}
+    whole = optim.join(trained, fixed)
+    assert jax.tree.structure(whole) == jax.tree.structure(params)
+    trained, fixed = optim.split_frozen(params, ("layer1",))
+    assert set(trained) == {"layer10", "fc"} and set(fixed) == {"layer1"}

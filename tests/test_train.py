@@ -1,0 +1,198 @@
+"""The compiled step and epoch: one compilation, the same bits however it is cut."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxvision import losses, optim, parallel, train
+from jaxvision.functional import functionalize
+from jaxvision.models.layers import BatchNorm, Sequential, conv
+from jaxvision.optim import Optim
+
+KEY = jax.random.key(3)
+MESH = parallel.make_mesh(jax.devices()[:1])
+
+
+class Net(nnx.Module):
+    """Small, with BatchNorm and dropout."""
+
+    def __init__(self, *, rngs):
+        self.body = Sequential(
+            [conv(3, 6, 3, stride=2, rngs=rngs), BatchNorm(6, rngs=rngs), nnx.relu]
+        )
+        self.drop = nnx.Dropout(0.3, rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.drop(self.body(x).mean((1, 2))))
+
+
+def prepare(key, images):
+    x = images.astype(jnp.float32) / 255
+    if key is not None:  # an augmentation that shows which key it got
+        x = x + 0.1 * jax.random.normal(key, (len(x), 1, 1, 1))
+    return x - 0.5
+
+
+def data(count=22):
+    rng = np.random.default_rng(0)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (count, 9, 9, 3)), jnp.uint8),
+        "label": jnp.asarray(rng.integers(0, 3, count), jnp.int32),
+    }
+
+
+def setup(frozen=()):
+    apply, params, stats = functionalize(Net(rngs=nnx.Rngs(0)), frozen=frozen)
+    tx = optim.make_optimizer(Optim(), 0.1)
+    step = train.make_train_step(apply, losses.classification(), tx, frozen=frozen)
+    state = train.init_state(params, stats, tx, frozen=frozen)
+    return apply, step, jax.device_put(state, parallel.replicated(MESH))
+
+
+def zero_sums():
+    zeros = {"loss": jnp.zeros(()), "accuracy": jnp.zeros(())}
+    return jax.device_put(zeros, parallel.replicated(MESH))
+
+
+def test_step_compiles_once_and_counts():
+    _, step, state = setup()
+    batch = {"image": prepare(None, data()["image"]), "label": data()["label"]}
+    for _ in range(3):
+        state, numbers = step(state, batch, KEY)
+    assert step._cache_size() == 1
+    assert int(state.step) == 3
+    assert np.isfinite(numbers["loss"])
+
+
+def test_step_learns_and_donates_the_old_state():
+    _, step, state = setup()
+    batch = {"image": prepare(None, data()["image"]), "label": data()["label"]}
+    old = state
+    state, first = step(state, batch, KEY)
+    assert old.params["head"]["kernel"].is_deleted()
+    for _ in range(30):
+        state, last = step(state, batch, KEY)
+    assert last["loss"] < first["loss"] - 0.1
+
+
+def test_epoch_gives_the_same_bits_however_it_is_cut_and_compiles_once():
+    results = []
+    for cuts in ([0, 5], [0, 1, 5], [0, 2, 3, 5]):
+        _, step, state = setup()
+        run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH)
+        order = jax.random.permutation(KEY, 22)
+        sums = zero_sums()
+        for start, stop in zip(cuts, cuts[1:], strict=False):
+            state, sums = run(state, sums, data(), order, start, stop, KEY)
+        assert run._cache_size() == 1
+        results.append((state, sums))
+    for other in results[1:]:
+        chex.assert_trees_all_equal(results[0], other)
+    assert int(results[0][0].step) == 5
+
+
+def test_epoch_equals_a_loop_of_steps():
+    _, step, state = setup()
+    run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH)
+    order = jax.random.permutation(KEY, 22)
+    state, sums = run(state, zero_sums(), data(), order, 0, 5, KEY)
+    _, step, expected = setup()
+    image_key, step_key = jax.random.split(KEY)
+    total = 0.0
+    for index in range(5):
+        chosen = order[4 * index : 4 * index + 4]
+        key = jax.random.fold_in(image_key, index)
+        images = jax.jit(prepare)(key, data()["image"][chosen])
+        batch = {"image": images, "label": data()["label"][chosen]}
+        expected, numbers = step(expected, batch, step_key)
+        total += float(numbers["loss"])
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 8])
+def test_evaluation_drops_and_invents_nothing(count):
+    apply, _, state = setup()
+    evaluate = train.make_eval_step(apply, prepare, batch_size=4, mesh=MESH)
+    images = data(count)["image"]
+    out = evaluate(state.params, state.stats, images)
+    expected = apply(state.params, state.stats, prepare(None, images))[0]
+    assert out.shape == (count, 3)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_frozen_leaves_stay_to_the_bit_and_have_no_optimizer_state():
+    _, step, state = setup(frozen=("body",))
+    before = jax.tree.map(np.array, state.params)
+    stats = jax.tree.map(np.array, state.stats)
+    sizes = {leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim}
+    assert sizes == {(6, 3), (3,)}
+    batch = {"image": prepare(None, data()["image"]), "label": data()["label"]}
+    for _ in range(3):
+        state, _ = step(state, batch, KEY)
+    chex.assert_trees_all_equal(state.params["body"], before["body"])
+    chex.assert_trees_all_equal(state.stats, stats)
+    assert np.abs(state.params["head"]["kernel"] - before["head"]["kernel"]).max() > 0
+
+
+def test_frozen_backbone_is_not_differentiated(monkeypatch):
+    monkeypatch.setenv("JAXVISION_CONV", "xla")
+    batch = {"image": prepare(None, data()["image"]), "label": data()["label"]}
+    counts = []
+    for frozen in ((), ("body",)):
+        _, step, state = setup(frozen)
+        text = step.lower(state, batch, KEY).compile().as_text()
+        counts.append(text.count(" convolution("))
+    assert counts == [2, 1]  # forward and kernel gradient; forward
+
+
+def test_batch_size_must_fit_the_devices():
+    with pytest.raises(ValueError, match="multiple of 1"):
+        parallel.check_batch_size(0, MESH)
+
+
+SHARDED = """
+import jax, numpy as np
+from tests.test_train import *
+jax.config.update("jax_default_matmul_precision", "highest")
+losses_by_count = []
+for count in (1, 8):
+    mesh = parallel.make_mesh(jax.devices()[:count])
+    _, step, state = setup()
+    run = train.make_epoch(step, prepare, batch_size=8, mesh=mesh)
+    place = lambda tree: jax.device_put(tree, parallel.replicated(mesh))
+    order = jax.random.permutation(KEY, 22)
+    history = []
+    state, key, arrays = place(state), place(KEY), place(data())
+    sums = place(zero_sums())
+    for _ in range(3):
+        state, sums = run(state, sums, arrays, place(order), 0, 2, key)
+        history.append(float(sums["loss"]))
+    evaluate = train.make_eval_step(
+        functionalize(Net(rngs=nnx.Rngs(0)))[0], prepare, batch_size=8, mesh=mesh)
+    out = evaluate(state.params, state.stats, arrays["image"])
+    losses_by_count.append(history + [float(np.abs(out).sum())])
+np.testing.assert_allclose(*losses_by_count, rtol=2e-5)
+print("same")
+"""
+
+
+def test_one_device_and_eight_give_the_same_losses():
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == "same", done.stderr[-2000:]

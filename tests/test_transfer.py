@@ -1,0 +1,356 @@
+"""The fine-tuning itself: outputs, exact resume, errors of one line."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from converters.bundle import load_bundle
+from experiments import transfer
+from experiments.config import RunError, UsageError, parse
+from experiments.run import Stop
+from experiments.transfer import Config
+from jaxvision import checkpoint
+from jaxvision.optim import Optim
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("blue", "green", "red")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of noisy photos whose class is their colour: 27 to train, 9 to judge."""
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 3)):
+        for channel, name in enumerate(reversed(CLASSES)):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 120, (40, 48, 3))
+                pixels[..., channel] += 120
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(folder / split / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(photos, tmp_path_factory):
+    return Config(
+        backbone="resnet18",
+        data=str(photos),
+        weights="random",
+        epochs=3,
+        batch_size=4,
+        image_size=32,
+        optim=Optim(lr=0.02),
+        output=tmp_path_factory.mktemp("runs"),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    """The folder and the numbers of an unbroken run."""
+    numbers = transfer.main(config)
+    return config.output / "transfer" / "1", numbers
+
+
+def metrics_of(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    timing = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in timing} for row in rows]
+
+
+def test_run_learns_colours_and_leaves_every_file(finished):
+    folder, numbers = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.yaml",
+        "confusion.png",
+        "curves.png",
+        "metrics.csv",
+        "mistakes.png",
+        "model.safetensors",
+        "predictions.csv",
+        "report.html",
+    }
+    assert numbers["val_accuracy"] > 0.6  # chance is 0.33
+    rows = metrics_of(folder)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert max(float(r["val_accuracy"]) for r in rows) == pytest.approx(
+        numbers["val_accuracy"], abs=1e-6
+    )
+
+
+def test_config_says_what_a_number_needs(finished, config):
+    values = yaml.safe_load((finished[0] / "config.yaml").read_text())
+    assert values["backbone"] == "resnet18" and values["optim"]["lr"] == 0.02
+    said = values["environment"]
+    assert {"command", "device", "git", "convolutions", "versions"} <= set(said)
+    assert parse(
+        Config, ["--config", str(finished[0] / "config.yaml")], prog="x"
+    ) == replace(
+        config, dtype="float32", config=finished[0] / "config.yaml"
+    )
+
+
+def test_predictions_are_those_of_the_saved_model(finished):
+    folder, numbers = finished
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and all(Path(row["path"]).is_file() for row in rows)
+    right = np.mean([row["label"] == row["prediction"] for row in rows])
+    assert right == pytest.approx(numbers["val_accuracy"])
+    for row in rows:
+        shares = [float(row[name]) for name in CLASSES]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert CLASSES[int(np.argmax(shares))] == row["prediction"]
+
+
+def test_model_file_holds_classes_and_preprocessing(finished):
+    bundle = load_bundle(finished[0] / "model.safetensors")
+    assert bundle.name == "resnet18" and bundle.classes == CLASSES
+    assert (bundle.preprocessing.resize, bundle.preprocessing.crop) == (37, 32)
+
+
+@pytest.mark.torch
+def test_model_file_loads_in_pytorch_and_predicts_the_same(finished):
+    torch = pytest.importorskip("torch")
+    from converters.torchvision_import import import_torchvision
+
+    torchvision = import_torchvision()
+    from safetensors.torch import load_file as load_torch
+
+    from jaxvision.preprocess import normalize, to_float
+
+    folder = finished[0]
+    model = torchvision.models.resnet18(num_classes=3)
+    model.load_state_dict(load_torch(folder / "model.safetensors"), strict=True)
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    from jaxvision.preprocess import eval_image
+
+    pixels = np.stack(
+        [eval_image(Image.open(row["path"]), resize=37, crop=32) for row in rows]
+    )
+    images = np.asarray(normalize(to_float(pixels))).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        shares = model.eval()(torch.tensor(images)).softmax(1).numpy()
+    ours = np.array([[float(row[name]) for name in CLASSES] for row in rows])
+    np.testing.assert_allclose(ours, shares, atol=1e-5)
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many looks."""
+
+    def __init__(self, looks):
+        self.left = looks
+
+    def __bool__(self):
+        self.left -= 1
+        self.signum = signal.SIGTERM if self.left < 0 else None
+        return self.left < 0
+
+
+@pytest.mark.parametrize("looks", [4, 10])
+def test_interrupted_and_resumed_run_has_the_same_bits(
+    finished, config, monkeypatch, capsys, tmp_path, looks
+):
+    @contextmanager
+    def stop_soon():
+        yield StopAfter(looks)
+
+    monkeypatch.setattr(transfer, "stop_on_signals", stop_soon)
+    with pytest.raises(SystemExit) as exit_info:
+        transfer.main(replace(config, output=tmp_path))
+    assert exit_info.value.code == 128 + signal.SIGTERM
+    folder = tmp_path / "transfer" / "1"
+    assert f"--resume {folder}" in capsys.readouterr().err
+    assert checkpoint.steps(folder / "checkpoints")
+    assert not (folder / "report.html").exists()
+    monkeypatch.undo()
+    numbers = transfer.main(Config(resume=folder))
+    assert numbers == finished[1]
+    assert metrics_of(folder) == metrics_of(finished[0])
+    ours, theirs = (
+        load_file(path / "model.safetensors") for path in (folder, finished[0])
+    )
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_resume_of_a_finished_run_trains_no_further(finished):
+    folder, numbers = finished
+    before = (folder / "model.safetensors").stat().st_mtime
+    assert transfer.main(Config(resume=folder)) == numbers
+    assert (folder / "model.safetensors").stat().st_mtime == before
+
+
+def test_dry_run_writes_nothing(config, tmp_path):
+    numbers = transfer.main(replace(config, output=tmp_path, dry_run=True))
+    assert np.isfinite(numbers["train_loss"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
+    with pytest.raises(RunError, match="no longer finite.*--optim.lr"):
+        transfer.main(
+            replace(config, output=tmp_path, optim=Optim(lr=1e30), epochs=2)
+        )
+
+
+def test_checkpoint_of_a_fine_tuned_model_keeps_its_head(finished, config, tmp_path):
+    weights = str(finished[0] / "model.safetensors")
+    numbers = transfer.main(
+        replace(config, weights=weights, dry_run=True, output=tmp_path)
+    )
+    assert numbers["train_loss"] < 1.0  # a new head starts at ln 3 and more
+
+
+WRONG = [
+    (["--backbone", "resnet_18"], "did you mean resnet18"),
+    (["--data", "/no/such/folder"], "no such folder"),
+    (["--batch-size", "5000"], "more than the 27 training photos"),
+    (["--batch-size", "0"], "--batch-size cannot be 0"),
+    (["--epochs", "0"], "--epochs cannot be 0"),
+    (["--optim.lr", "-1"], "optim.lr cannot be -1"),
+    (["--freeze", "layer9"], "no layer of resnet18 lies under 'layer9'"),
+    (["--weights", "v7"], "no weights 'v7'"),
+    (["--weights", "/no/such.pth"], "does not exist"),
+    (["--resume", "/no/such/run"], "no config.yaml"),
+    (["--config", "/no/such.yaml"], "cannot read /no/such.yaml"),
+    (["--image-size", "4"], "--image-size cannot be 4"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda w: str(w)[:30])
+def test_wrong_call_is_one_line_and_exit_code_2(
+    photos, monkeypatch, capsys, tmp_path, words, message
+):
+    base = {"--data": str(photos), "--backbone": "resnet18", "--weights": "random"}
+    base |= {"--image-size": "32", "--output": str(tmp_path)}
+    base |= dict(zip(words[::2], words[1::2], strict=True))
+    argv = [word for pair in base.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["transfer", *argv])
+    with pytest.raises(SystemExit) as exit_info:
+        transfer.run_cli(Config, transfer.main, prog="transfer")
+    err = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3", "unknown option epoch; did you mean epochs"),
+        ("epochs: three", "epochs is 'three', which is not int or null"),
+        ("optim: {lr: fast}", "optim.lr is 'fast', which is not float"),
+        ("optim: {rate: 1}", "unknown option optim.rate"),
+        ("augment: wild", "'none' or 'flips' or 'full'"),
+        ("dry_run: 1", "dry_run is 1, which is not bool"),
+        ("- 1", "holds a list"),
+        ("a: [", "is not YAML"),
+        ("epochs: -1", "--epochs cannot be -1"),
+    ],
+)
+def test_config_file_with_a_fault_is_named(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UsageError) as error:
+        parse(Config, ["--config", str(tmp_path / "c.yaml")], prog="x")
+    assert message in str(error.value) and "c.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_command_line_wins_over_the_config_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 7\noptim: {lr: 1}\nseed: 3\n")
+    argv = ["--config", str(tmp_path / "c.yaml"), "--epochs", "2", "--optim.clip", "1"]
+    config = parse(Config, argv, prog="x")
+    assert (config.epochs, config.seed) == (2, 3)
+    assert config.optim == Optim(lr=1.0, clip=1.0)
+
+
+def test_resume_with_other_options_is_refused(finished):
+    with pytest.raises(UsageError, match="leave out the other value, 99"):
+        transfer.main(Config(resume=finished[0], epochs=99))
+
+
+def test_weights_of_another_architecture_are_listed(config, tmp_path):
+    save_file({"conv.weight": np.zeros((1,), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match="missing .*conv1.weight.*1 unexpected"):
+        transfer.main(replace(config, weights=str(tmp_path / "w.safetensors")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_says_how_to_resume(config, tmp_path, signum):
+    argv = ["--backbone", "resnet18", "--data", config.data, "--weights", "random"]
+    argv += ["--image-size", "32", "--epochs", "500", "--output", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.transfer", *argv, "--batch-size", "4"],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "transfer" / "1"
+    for _ in range(600):
+        if (folder / "metrics.csv").exists():
+            break
+        time.sleep(0.2)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert f"--resume {folder}" in err and "Traceback" not in err
+    assert checkpoint.steps(folder / "checkpoints")
+
+
+@pytest.mark.slow
+def test_demo_without_network_warns_and_ends_well(tmp_path):
+    """The README's command at a small size, with no cache and no server."""
+    environment = os.environ | {
+        "JAXVISION_HOME": str(tmp_path / "home"),
+        "TORCH_HOME": str(tmp_path / "torch"),
+        "JAXVISION_WEIGHTS_URL": "http://127.0.0.1:9",
+    }
+    argv = ["--backbone", "resnet18", "--epochs", "1", "--output", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.transfer", *argv],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("WARNING: The weights are random") == 2
+    page = (tmp_path / "transfer" / "1" / "report.html").read_text()
+    assert "The weights are random" in page
+
+
+@pytest.mark.slow
+def test_missing_download_for_own_data_names_the_file(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXVISION_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("JAXVISION_WEIGHTS_URL", "http://127.0.0.1:9")
+    with pytest.raises(RunError, match="resnet18-f37072fd.pth.*put it into"):
+        transfer.main(replace(config, weights="imagenet"))
+
+
+def test_metadata_of_a_bundle_is_json(finished):
+    from safetensors import safe_open
+
+    with safe_open(finished[0] / "model.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["classes"]) == list(CLASSES)
