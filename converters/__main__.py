@@ -16,7 +16,7 @@ from converters import download, verify, weights
 from converters.bundle import load_bundle
 from converters.to_torch import to_state_dict
 from jaxvision import models
-from jaxvision.files import atomic_path
+from jaxvision.files import atomic_path, write_text
 from jaxvision.functional import functionalize
 
 
@@ -59,6 +59,8 @@ class Export:
     """The file to write, .pth or .safetensors."""
 
 
+MARKS = ("<!-- parity: python -m converters verify all -->", "<!-- end of parity -->")
+
 Command = OmitArgPrefixes[
     Annotated[List, subcommand("list")]
     | Annotated[Fetch, subcommand("fetch")]
@@ -71,7 +73,7 @@ def list_weights(_: List) -> None:
     """Prints the table of weights."""
     table = Table(box=None, header_style="bold")
     for name in ("model", "weights", "top-1 %", "parameters", "MiB", "here"):
-        table.add_column(name, justify="left" if name in ("model", "weights") else "right")
+        table.add_column(name, justify="right" if "%" in name else "left")
     for row in weights.TABLE:
         here = download.cached_params_path(row).is_file() or download.find_cached(row)
         table.add_row(
@@ -119,13 +121,53 @@ def export(command: Export) -> None:
         else:
             import torch
 
-            torch.save({k: torch.from_numpy(v) for k, v in arrays.items()}, temporary)
+            torch.save({k: torch.tensor(v) for k, v in arrays.items()}, temporary)
     print(f"{command.to}: {len(arrays)} tensors")
 
 
 def run_verify(command: Verify) -> None:
     """Prints the comparison; ends the process with 1 where a bound is broken."""
-    raise NotImplementedError
+    everything = command.name == "all"
+    found = []
+    for name in models.names() if everything else [command.name]:
+        one = verify.run(
+            name, weights=command.weights, size=command.size, dtype=command.dtype
+        )
+        found.append(one)
+        if not everything:
+            print(verify.layer_table(one))
+        print(_summary(one), flush=True)
+    if everything:
+        _update_readme(Path("README.md"), verify.table(found))
+    faults = [fault for one in found for fault in one.faults]
+    if faults:
+        raise BoundError("; ".join(faults))
+
+
+def _summary(one: verify.Verification) -> str:
+    sizes = ", ".join(f"{value:.1e} at {size} px" for size, value in one.logits.items())
+    return (
+        f"{one.name}, {one.dtype}, {one.weights} weights: logits {sizes}; gradients "
+        f"{one.gradients.difference:.1e}; after three steps loss "
+        f"{one.loss.difference:.1e}, parameters {one.parameters.difference:.1e}, "
+        f"statistics {one.statistics.difference:.1e}"
+    )
+
+
+class BoundError(Exception):
+    """A model differs from torchvision's by more than the design allows."""
+
+
+def _update_readme(path: Path, table: str) -> None:
+    """Puts the table between the marks of a README, where there is one."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, begin, rest = text.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if begin and end:
+        write_text(path, f"{before}{begin}\n{table}\n{end}{after}")
+        print(f"the table in {path} is written anew")
+    else:
+        print(table)
 
 
 ACTIONS = {List: list_weights, Fetch: fetch, Verify: run_verify, Export: export}
@@ -138,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
         ACTIONS[type(command)](command)
     except ValueError as error:
         sys.exit(_fail(error, 2))
-    except (download.WeightsError, ModuleNotFoundError, OSError) as error:
+    except (BoundError, download.WeightsError, ModuleNotFoundError, OSError) as error:
         sys.exit(_fail(error, 1))
 
 

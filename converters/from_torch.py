@@ -61,7 +61,7 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
 def without_optional(
     model: nnx.Module, state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """`state_dict` less the tensors of `OPTIONAL` children that `model` does not have."""
+    """`state_dict` less the tensors of `OPTIONAL` children that `model` is without."""
     absent = tuple(
         f"{child}."
         for kind, children in OPTIONAL.items()

@@ -1,8 +1,8 @@
 """The one place that imports torchvision, also where its binary part does not fit.
 
-torchvision's wheels on the package index are built against a CUDA build of torch. Beside
-a CPU build their extension does not load, and the import fails for want of the schemas
-of two detection operators, which no classifier uses. Declaring them is enough.
+torchvision's wheels on the package index are built against a CUDA build of torch. With
+a CPU build their extension does not load, and the import fails for want of two
+schemas of detection operators, which no classifier uses. Declaring them is enough.
 """
 
 import importlib

@@ -50,7 +50,7 @@ BOUNDS = {"float32": Bound(1e-4, np.inf), "float64": Bound(1e-9, 1e-8)}
 
 
 class Layer(NamedTuple):
-    """One layer's differences from torchvision's, in standard deviations of its output."""
+    """One layer's differences, in standard deviations of torchvision's output."""
 
     name: str
     shape: tuple[int, ...]
@@ -151,9 +151,9 @@ def run(
         found: dict[int, tuple[float, tuple[Layer, ...]]] = {}
         for side in sizes:
             images = random_images(batch, side, dtype=dtype)
-            found[side] = _compare_layers(name, net, images)
+            found[side] = compare_layers(name, net, images)
         images = random_images(batch, train_size, dtype=dtype)
-        training = _compare_training(name, net, images)
+        training = compare_training(name, net, images)
     return Verification(
         name=name,
         dtype=dtype,
@@ -194,22 +194,25 @@ def random_images(batch: int, size: int, *, dtype: str) -> np.ndarray:
     return rng.standard_normal((batch, size, size, 3)).astype(dtype)
 
 
-def torch_model(name: str, *, weights: Path | None = None, dtype: str = "float32") -> Any:
-    """torchvision's model in evaluation mode, built as our default model is.
+def torch_model(
+    name: str, *, weights: Path | None = None, dtype: str, num_classes: int = 1000
+) -> Any:
+    """The model of torchvision in evaluation mode, built as our default one is.
 
     Args:
       name: torchvision's name.
       weights: a file; else random weights, see `randomize`.
       dtype: "float32" or "float64".
+      num_classes: width of the last layer; with `weights` the file decides.
 
     Raises:
       ValueError: the file cannot be read or has no classifier of this model.
     """
     state = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_classes": num_classes}
     if name == "googlenet":
         # What torchvision makes of it wherever it loads the ImageNet weights.
-        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
     if weights is not None:
         state = weight_files.load_state_dict(weights)
         head = f"{models.variant(name).head}.weight"
@@ -226,6 +229,10 @@ def torch_model(name: str, *, weights: Path | None = None, dtype: str = "float32
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = torchvision.models.get_model(name, **options)
+        for module in net.modules():
+            if isinstance(module, torch.nn.Hardsigmoid):
+                # torch's own gradient has 1/6 in float32, also for float64.
+                module.forward = lambda x: torch.nn.functional.relu6(x + 3) / 6
         if state is not None:
             state = {key: torch.tensor(array) for key, array in state.items()}
             net.load_state_dict(state, strict=False)  # convert has been strict
@@ -237,8 +244,8 @@ def randomize(net: Any) -> Any:
     """Gives every tensor of a torch network values of its own, in evaluation mode.
 
     Fresh biases, scales and offsets are zeros and ones, with which a lost or a swapped
-    one would pass. The running statistics are first those of noise images, or the signal
-    of a deep network would vanish or explode, and then moved at random.
+    one would pass. The running statistics are first those of noise images, or the
+    signal of a deep network would vanish or explode, and then moved at random.
     """
     import torch
 
@@ -258,7 +265,9 @@ def randomize(net: Any) -> Any:
             net.train()(torch.randn(4, 3, ODD, ODD, dtype=dtype))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.running_mean += 0.2 * norm.running_var.sqrt() * noise(norm.running_mean)
+            norm.running_mean += (
+                0.2 * norm.running_var.sqrt() * noise(norm.running_mean)
+            )
             norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5)
     return net.eval()
 
@@ -286,7 +295,7 @@ def our_model(name: str, net: Any) -> nnx.Module:
     return convert(models.abstract(name, num_classes=num_classes), state)
 
 
-def _compare_layers(
+def compare_layers(
     name: str, net: Any, images: np.ndarray
 ) -> tuple[float, tuple[Layer, ...]]:
     """The logits' difference, and each layer's in the order of computation."""
@@ -337,7 +346,7 @@ def _layer(path: str, ours: np.ndarray, theirs: np.ndarray) -> Layer:
     return Layer(path, theirs.shape, largest / scale, mean / scale)
 
 
-def _compare_training(name: str, net: Any, images: np.ndarray) -> dict[str, Worst]:
+def compare_training(name: str, net: Any, images: np.ndarray) -> dict[str, Worst]:
     """Losses, first gradients, and what `STEPS` steps of SGD lead to; changes `net`."""
     model = our_model(name, net)
     for _, module in nnx.iter_modules(model):
@@ -353,7 +362,9 @@ def _compare_training(name: str, net: Any, images: np.ndarray) -> dict[str, Wors
         "loss": _worst(ours.losses, theirs.losses),
         "gradients": _worst(ours.gradients, theirs.gradients),
         "parameters": _worst(ours.state, theirs.state, keys=learned),
-        "statistics": _worst(ours.state, theirs.state, keys=theirs.state.keys() - learned),
+        "statistics": _worst(
+            ours.state, theirs.state, keys=theirs.state.keys() - learned
+        ),
     }
 
 
@@ -443,9 +454,8 @@ def layer_table(found: Verification) -> str:
     for row in found.layers:
         shape = "x".join(map(str, row.shape))
         mark = "  <- diverges" if row.name == found.diverges else ""
-        lines.append(
-            f"{row.name:{width}}  {shape:>19}  {row.largest:8.1e}  {row.mean:8.1e}{mark}"
-        )
+        numbers = f"{row.largest:8.1e}  {row.mean:8.1e}"
+        lines.append(f"{row.name:{width}}  {shape:>19}  {numbers}{mark}")
     return "\n".join(lines)
 
 

@@ -111,6 +111,7 @@ class GoogLeNet(nnx.Module):
         self.maxpool4 = max_pool(2, 2, ceil_mode=True)
         self.aux1 = Auxiliary(512, num_classes, rngs=rngs) if aux_logits else None
         self.aux2 = Auxiliary(528, num_classes, rngs=rngs) if aux_logits else None
+        self.avgpool = ops.global_avg_pool
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.fc = nnx.Linear(cin, num_classes, rngs=rngs)
         self.transform_input = transform_input
@@ -128,7 +129,7 @@ class GoogLeNet(nnx.Module):
         late = self.inception4d(self.inception4c(self.inception4b(middle)))
         x = self.maxpool4(self.inception4e(late))
         x = self.inception5b(self.inception5a(x))
-        logits = self.fc(self.dropout(ops.global_avg_pool(x)))
+        logits = self.fc(self.dropout(self.avgpool(x)))
         if self.deterministic or self.aux1 is None or self.aux2 is None:
             return logits
         return logits, self.aux2(late), self.aux1(middle)

@@ -110,7 +110,7 @@ class InvertedResidual(nnx.Module):
 
 
 class MobileNetV3(nnx.Module):
-    """`torchvision.models.MobileNetV3`: images `(n, h, w, 3)`, normalised, to logits."""
+    """`torchvision.models.MobileNetV3`: normalised images `(n, h, w, 3)` to logits."""
 
     def __init__(self, *, rows, width, num_classes=1000, rngs):
         block = partial(conv_norm, activation=nnx.hard_swish, rngs=rngs)

@@ -54,7 +54,7 @@ class VGG(nnx.Module):
 
     def __call__(self, x):
         x = self.avgpool(self.features(x))
-        # torch flattens channels first, and the first layer's weights are in that order.
+        # torch flattens channels first, and so are the first layer's weights ordered.
         return self.classifier(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
 
 

@@ -1,0 +1,34 @@
+"""The README's programs run as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.mark.torch
+def test_readme_programs_run():
+    pytest.importorskip("torch")
+    pytest.importorskip("torchvision")
+    blocks = re.findall(
+        r"<!-- run as a test -->\n```python\n(.*?)```", README.read_text(), re.DOTALL
+    )
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:  # the second goes on where the first ends
+        exec(compile(block, str(README), "exec"), names)
+    assert names["logits"].shape == (4, 9)
+
+
+def test_readme_options_exist():
+    from experiments.transfer import Config
+    from jaxvision.optim import Optim
+
+    table = re.findall(r"`--([a-z.-]+)", README.read_text())
+    known = set(Config.__dataclass_fields__) | {
+        f"optim.{name}" for name in Optim.__dataclass_fields__
+    }
+    known |= {"help"}
+    assert {word.replace("-", "_") for word in table} <= known
