@@ -87,7 +87,7 @@ def read_yaml(config_class: type[Config], path: Path) -> Config:
 def to_dict(config: Any) -> dict[str, Any]:
     """The dataclass as plain values that YAML and JSON can hold."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -44,7 +44,7 @@ class Plan:
     judged_by: str
     """The validation number whose largest value marks the best epoch."""
     keep_best: Callable[[TrainState, Path], None]
-    """Called with a new best epoch's state and the run folder, before its checkpoint."""
+    """Called with a new best epoch's state and the folder, before its checkpoint."""
 
     @property
     def steps(self) -> int:

@@ -88,7 +88,7 @@ def _per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> Table:
         table.add_column(name, justify="right")
     for index in np.argsort(rates.f1, kind="stable"):
         table.add_row(
-            classes[index],
+            classes[int(index)],
             f"{rates.precision[index]:.3f}",
             f"{rates.recall[index]:.3f}",
             f"{rates.f1[index]:.3f}",

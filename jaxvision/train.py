@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def make_train_step(
 
         grads, (stats, metrics) = jax.grad(objective, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-        params = optim.join(optax.apply_updates(trained, updates), fixed)
+        params = optim.join(cast(Tree, optax.apply_updates(trained, updates)), fixed)
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -91,9 +92,10 @@ def make_epoch(step: TrainStep, prepare: Prepare, *, batch_size: int, mesh: Mesh
     Returns:
       `run(state, sums, data, order, start, stop, key) -> (state, sums)`, which takes
       the steps from `start` up to `stop` of the epoch whose images stand in `order`.
-      `data` holds `image` (uint8) and `label`; `sums` are the metrics summed over steps. Both
-      ends are dynamic: a whole epoch, or pieces of it with a look at the clock between
-      them, are the same program and give the same bits. `state` and `sums` are donated.
+      `data` holds `image` (uint8) and `label`; `sums` are the metrics summed over
+      steps. Both ends are dynamic: a whole epoch, or pieces of it with a look at the
+      clock between them, are the same program and give the same bits. `state` and
+      `sums` are donated.
     """
 
     def run(state, sums, data, order, start, stop, key):
