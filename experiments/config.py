@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from jaxvision import ops
+
 Config = TypeVar("Config")
 
 
@@ -46,10 +48,21 @@ def run_cli(
 ) -> None:
     """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
     try:
-        main(parse(config_class, sys.argv[1:], prog=prog))
+        config = parse(config_class, sys.argv[1:], prog=prog)
+        _check_environment()
+        main(config)
     except (UsageError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+def _check_environment() -> None:
+    """Settings of the process, before JAX computes anything."""
+    try:
+        ops.keep_pages()
+        ops.backend()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _config_file(argv: Sequence[str]) -> Path | None:

@@ -63,12 +63,6 @@ class BatchNorm(nnx.Module):
         return y
 
 
-def _convolve(lhs, rhs, strides, padding, *, out_sharding=None, **options):
-    # Flax since 0.12.1 passes a sharding, which is None without explicit mesh axes.
-    del out_sharding
-    return ops.conv_general_dilated(lhs, rhs, strides, padding, **options)
-
-
 def conv(
     cin: int,
     cout: int,
@@ -91,7 +85,7 @@ def conv(
         padding=((high, high), (wide, wide)),
         feature_group_count=groups,
         use_bias=bias,
-        conv_general_dilated=_convolve,
+        conv_general_dilated=ops.conv_general_dilated,
         rngs=rngs,
     )
 

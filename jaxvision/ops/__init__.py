@@ -1,6 +1,7 @@
 """Convolution, normalisation and pooling, with PyTorch's rules and each platform's."""
 
 from jaxvision.ops.convolution import backend, conv_general_dilated
+from jaxvision.ops.memory import keep_pages
 from jaxvision.ops.normalization import batch_norm_train
 from jaxvision.ops.pooling import (
     adaptive_avg_pool,
@@ -16,5 +17,6 @@ __all__ = [
     "batch_norm_train",
     "conv_general_dilated",
     "global_avg_pool",
+    "keep_pages",
     "max_pool",
 ]

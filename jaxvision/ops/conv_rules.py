@@ -7,7 +7,7 @@ The ratios below are to PyTorch's time on two cores, forward and backward.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,34 +15,10 @@ from jax import Array
 
 from jaxvision.ops.geometry import LAYOUT, Geometry, plain
 
+NARROW = 16
+"""Output channels up to which the narrow kernel gradient is worth it."""
 BLOCK = 32
 """Channels that merged groups aim at: wide enough for a dot product to be fast."""
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def canonical(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
-    """The plain convolution with both gradients stated as plain ones too.
-
-    Autodiff writes them with permuted dimension numbers, which XLA does not turn into
-    its fast convolution inside a loop. The barriers keep it from folding the
-    transposes back into the dimension numbers.
-    """
-    return plain(x, w, geometry, precision)
-
-
-def _forward(x, w, geometry, precision):
-    return canonical(x, w, geometry, precision), (x, w)
-
-
-def _backward(geometry, precision, saved, g):
-    x, w = saved
-    return (
-        input_gradient(g, w, geometry, x.shape, precision),
-        kernel_gradient(x, g, geometry, w.shape, precision),
-    )
-
-
-canonical.defvjp(_forward, _backward)
 
 
 def input_gradient(
@@ -101,6 +77,58 @@ def kernel_gradient(
         precision=precision,
     )
     return gradient.transpose(1, 2, 0, 3)
+
+
+def narrow_kernel_gradient(
+    x: Array, g: Array, geometry: Geometry, shape: tuple, precision=None
+) -> Array:
+    """The same for stride 1 without dilation: images and gradients change places.
+
+    The dot product inside then has the many input channels as its columns.
+    """
+    g, x = jax.lax.optimization_barrier(
+        (g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3))
+    )
+    padding = [
+        (k - 1 - low, size + low - out)
+        for k, (low, _), size, out in zip(
+            shape, geometry.padding, x.shape[:2], g.shape[1:3], strict=False
+        )
+    ]
+    gradient = jax.lax.conv_general_dilated(
+        g, x, (1, 1), padding, dimension_numbers=LAYOUT, precision=precision
+    )
+    return gradient[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+
+
+def _stated(kernel_gradient: Callable[..., Array]) -> Callable[..., Array]:
+    """The plain convolution with both gradients stated as plain ones too.
+
+    Autodiff writes them with permuted dimension numbers, which XLA does not turn into
+    its fast convolution inside a loop. The barriers keep it from folding the
+    transposes back into the dimension numbers.
+    """
+
+    @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+    def convolve(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+        return plain(x, w, geometry, precision)
+
+    def forward(x, w, geometry, precision):
+        return plain(x, w, geometry, precision), (x, w)
+
+    def backward(geometry, precision, saved, g):
+        x, w = saved
+        return (
+            input_gradient(g, w, geometry, x.shape, precision),
+            kernel_gradient(x, g, geometry, w.shape, precision),
+        )
+
+    convolve.defvjp(forward, backward)
+    return cast(Callable[..., Array], convolve)
+
+
+canonical = _stated(kernel_gradient)
+narrow = _stated(narrow_kernel_gradient)
 
 
 def pointwise(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
@@ -226,6 +254,14 @@ RULES = (
         lambda x, w, g: g.groups > 1,
         grouped,
         "native about 11, merged into dense blocks 1.4 to 3.9",
+    ),
+    Rule(
+        "few outputs",
+        lambda x, w, g: (
+            w[3] <= NARROW and w[3] < w[2] and g.strides == g.dilation == (1, 1)
+        ),
+        narrow,
+        "kernel gradient 3 to 10 times PyTorch's, with the roles swapped 0.3 to 1.1",
     ),
     Rule(
         "canonical",

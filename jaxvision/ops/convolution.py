@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvision import onednn
-from jaxvision.ops import conv_rules
+from jaxvision.ops import conv_rules, onednn
 from jaxvision.ops.geometry import LAYOUT, Geometry
 
 VARIABLE = "JAXVISION_CONV"
@@ -44,7 +43,7 @@ def backend() -> str:
 
 
 def _platform() -> str:
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, "jax_default_device", None)
     if device is None:
         return jax.default_backend()
     return device if isinstance(device, str) else device.platform
