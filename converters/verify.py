@@ -1,7 +1,6 @@
 """Proof of parity: layers, gradients and training steps next to torchvision's."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,30 +12,26 @@ import optax
 from flax import nnx
 
 from converters import weights as weight_files
-from converters.from_torch import convert, without_optional
-from converters.rules import IGNORED
+from converters.oracle import (
+    ODD,
+    default_sizes,
+    our_model,
+    precision,
+    random_images,
+    state_arrays,
+    torch_images,
+    torch_model,
+)
 from converters.to_torch import to_state_dict
-from converters.torchvision_import import import_torchvision
 from jaxvision import losses, models, optim, train
 from jaxvision.functional import functionalize
 from jaxvision.models.features import find
 
-MISSION = (
-    "vgg16",
-    "resnet18",
-    "densenet161",
-    "googlenet",
-    "mobilenet_v2",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-)
-"""Also verified at 224 pixels where no size is given."""
-ODD = 65
-SMALLEST = {"vgg": 32, "densenet": 29, "googlenet": 15}
-"""Pixels, by the beginning of the name; all others work from one pixel on."""
 STEPS = 3
+TRAIN_BATCH = 8
+"""With two images, 100 layers of BatchNorm raise rounding errors to 1e-8 in 3 steps."""
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-"""Each program runs once: LLVM's optimisations would take longer than they save."""
+"""For forward passes, run once: LLVM's optimisations take longer than they save."""
 
 
 class Bound(NamedTuple):
@@ -131,11 +126,11 @@ def run(
       name: a row of `models.names()` or an alias.
       weights: a file for `weights.load_state_dict`; else seeded random weights, with
         biases and BatchNorm randomised, so that no tensor can stand for another.
-      size: height and width of the images; else the smallest that the model takes and
-        an odd one, and 224 for the models of `MISSION`. Training has `ODD` at least,
-        since BatchNorm's gradient over one or two values is noise.
+      size: height and width of the images; else the smallest that the model takes, an
+        even and an odd one, and 224 for the models of `MISSION`. Training has `ODD` at
+        least, since BatchNorm's gradient over one or two values is noise.
       dtype: "float32" or "float64".
-      batch: images at a time, two at least.
+      batch: images at a time; `TRAIN_BATCH` at least in training.
 
     Raises:
       ValueError: no such model or dtype, or unfit weights.
@@ -152,7 +147,7 @@ def run(
         for side in sizes:
             images = random_images(batch, side, dtype=dtype)
             found[side] = compare_layers(name, net, images)
-        images = random_images(batch, train_size, dtype=dtype)
+        images = random_images(max(batch, TRAIN_BATCH), train_size, dtype=dtype)
         training = compare_training(name, net, images)
     return Verification(
         name=name,
@@ -163,136 +158,6 @@ def run(
         layers=found[sizes[-1]][1],
         **training,
     )
-
-
-def default_sizes(name: str) -> tuple[int, ...]:
-    """The smallest size, an odd one, and 224 for the models of `MISSION`."""
-    smallest = next((SMALLEST[key] for key in SMALLEST if name.startswith(key)), 1)
-    return (smallest, ODD, 224) if name in MISSION else (smallest, ODD)
-
-
-@contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Full precision of matrix products, and 64 bits where `dtype` needs them."""
-    wanted = {
-        "jax_enable_x64": dtype == "float64",
-        "jax_default_matmul_precision": "highest",
-    }
-    before = {name: getattr(jax.config, name) for name in wanted}
-    try:
-        for name, value in wanted.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-
-
-def random_images(batch: int, size: int, *, dtype: str) -> np.ndarray:
-    """Noise, `(batch, size, size, 3)`, the same at every call."""
-    rng = np.random.default_rng(size)
-    return rng.standard_normal((batch, size, size, 3)).astype(dtype)
-
-
-def torch_model(
-    name: str, *, weights: Path | None = None, dtype: str, num_classes: int = 1000
-) -> Any:
-    """The model of torchvision in evaluation mode, built as our default one is.
-
-    Args:
-      name: torchvision's name.
-      weights: a file; else random weights, see `randomize`.
-      dtype: "float32" or "float64".
-      num_classes: width of the last layer; with `weights` the file decides.
-
-    Raises:
-      ValueError: the file cannot be read or has no classifier of this model.
-    """
-    state = None
-    options: dict[str, Any] = {"num_classes": num_classes}
-    if name == "googlenet":
-        # What torchvision makes of it wherever it loads the ImageNet weights.
-        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
-    if weights is not None:
-        state = weight_files.load_state_dict(weights)
-        head = f"{models.variant(name).head}.weight"
-        if head not in state:
-            raise ValueError(f"{weights} has no {head}: these are no weights of {name}")
-        options["num_classes"] = len(state[head])
-        # Also the first place where unfit tensors are listed.
-        model = models.abstract(name, num_classes=len(state[head]))
-        state = without_optional(model, state)
-        convert(model, state)
-    torchvision = import_torchvision()
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = torchvision.models.get_model(name, **options)
-        for module in net.modules():
-            if isinstance(module, torch.nn.Hardsigmoid):
-                # torch's own gradient has 1/6 in float32, also for float64.
-                module.forward = lambda x: torch.nn.functional.relu6(x + 3) / 6
-        if state is not None:
-            state = {key: torch.tensor(array) for key, array in state.items()}
-            net.load_state_dict(state, strict=False)  # convert has been strict
-            return net.to(getattr(torch, dtype)).eval()
-        return randomize(net.to(getattr(torch, dtype)))
-
-
-def randomize(net: Any) -> Any:
-    """Gives every tensor of a torch network values of its own, in evaluation mode.
-
-    Fresh biases, scales and offsets are zeros and ones, with which a lost or a swapped
-    one would pass. The running statistics are first those of noise images, or the
-    signal of a deep network would vanish or explode, and then moved at random.
-    """
-    import torch
-
-    def noise(like):
-        return torch.randn(like.shape, dtype=like.dtype)
-
-    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    with torch.no_grad():
-        for tensor in net.parameters():
-            if tensor.ndim == 1:
-                tensor += 0.1 * noise(tensor)
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.momentum = 1.0
-        if norms:
-            dtype = next(net.parameters()).dtype
-            net.train()(torch.randn(4, 3, ODD, ODD, dtype=dtype))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.running_mean += (
-                0.2 * norm.running_var.sqrt() * noise(norm.running_mean)
-            )
-            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5)
-    return net.eval()
-
-
-def state_arrays(net: Any) -> dict[str, np.ndarray]:
-    """A copy of a torch network's tensors, without the counters of batches."""
-    return {
-        name: tensor.detach().numpy().copy()
-        for name, tensor in net.state_dict().items()
-        if not name.endswith(IGNORED)
-    }
-
-
-def torch_images(images: np.ndarray) -> Any:
-    """NHWC numpy images as an NCHW tensor."""
-    import torch
-
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-
-
-def our_model(name: str, net: Any) -> nnx.Module:
-    """Our model with the weights of torchvision's `net`."""
-    state = state_arrays(net)
-    num_classes = len(state[f"{models.variant(name).head}.weight"])
-    return convert(models.abstract(name, num_classes=num_classes), state)
 
 
 def compare_layers(
@@ -352,7 +217,7 @@ def compare_training(name: str, net: Any, images: np.ndarray) -> dict[str, Worst
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Dropout):
             module.rate = 0.0
-    head = getattr_path(net, models.variant(name).head)
+    head = net.get_submodule(models.variant(name).head)
     labels = np.arange(len(images), dtype=np.int32) * 7 % head.out_features
     config = optim.Optim(lr=0.01, momentum=0.9, weight_decay=1e-4, schedule="constant")
     theirs = _train_torch(net, images, labels, config)
@@ -409,18 +274,17 @@ def _train_torch(net, images, labels, config: optim.Optim) -> _Trained:
 def _train_ours(model, images, labels, config: optim.Optim) -> _Trained:
     apply, params, stats = functionalize(model)
     tx = optim.make_optimizer(config, config.lr)
-    state = train.init_state(params, stats, tx)
+    state: Any = train.init_state(params, stats, tx)
     del params, stats
     step = train.make_train_step(apply, losses.classification(), tx)
     batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
     key = jax.random.key(0)
-    compiled = step.lower(state, batch, key).compile(compiler_options=QUICK)
     seen, gradients = {}, {}
     for index in range(1, STEPS + 1):
-        state, metrics = compiled(state, batch, key)
+        state, metrics = step(state, batch, key)
         seen[f"step {index}"] = np.asarray(metrics["loss"])
         if index == 1:
-            (momentum,) = (
+            momentum: Any = next(
                 part.trace
                 for part in state.opt_state
                 if isinstance(part, optax.TraceState)
@@ -434,17 +298,10 @@ def _worst(ours, theirs, *, keys=None) -> Worst:
     worst = Worst(0.0, "none")
     for name in sorted(theirs if keys is None else keys):
         scale = max(float(np.abs(theirs[name]).max()), np.finfo(np.float32).tiny)
-        difference = float(np.abs(ours[name] - theirs[name]).max()) / scale
+        difference = float(np.abs(ours[name] - theirs[name]).max() / scale)
         if not difference <= worst.difference:
             worst = Worst(difference, name)
     return worst
-
-
-def getattr_path(module: Any, path: str) -> Any:
-    """The submodule at a dotted path."""
-    for part in path.split("."):
-        module = getattr(module, part)
-    return module
 
 
 def layer_table(found: Verification) -> str:

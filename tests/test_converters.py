@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from converters import ConversionError, convert, to_state_dict, verify, weights
+from converters import ConversionError, convert, oracle, to_state_dict, weights
 from converters.rules import IGNORED
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
@@ -146,11 +146,11 @@ def test_a_densenet_file_with_old_names_converts(tmp_path):
 @pytest.mark.torch
 def test_a_head_of_ten_classes_gives_torchvisions_logits(float64):
     pytest.importorskip("torch")
-    net = verify.torch_model("resnet18", dtype="float64", num_classes=10)
-    model = verify.our_model("resnet18", net)
-    images = verify.random_images(2, 33, dtype="float64")
+    net = oracle.torch_model("resnet18", dtype="float64", num_classes=10)
+    model = oracle.our_model("resnet18", net)
+    images = oracle.random_images(2, 33, dtype="float64")
     apply, params, stats = functionalize(model)
-    theirs = net(verify.torch_images(images)).detach().numpy()
+    theirs = net(oracle.torch_images(images)).detach().numpy()
     ours, _ = apply(params, stats, images)
     assert ours.shape == (2, 10)
     assert np.abs(ours - theirs).max() <= 1e-9 * theirs.std()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from converters import ConversionError, convert, verify, weights
+from converters import ConversionError, convert, oracle, weights
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 from jaxvision.functional import functionalize
@@ -54,11 +54,8 @@ def test_torchvisions_nodes_are_layers(name):
     model = models.abstract(name)
     _, nodes = get_graph_node_names(net.eval())
     nodes = [node for node in nodes if node in modules]
-    # ResNet calls functions where torchvision has modules without arrays.
-    plain = {"relu", "maxpool", "avgpool"} if name == "resnet18" else set()
     for node in nodes:
-        if node.split(".")[-1] not in plain:
-            assert find(model, node).path == node
+        assert find(model, node).path == node
 
 
 @pytest.mark.torch
@@ -74,13 +71,13 @@ def test_layers_equal_torchvisions_before_and_after_a_relu(first_convolutions, f
             for key, array in first_convolutions.items()
         }
     )
-    images = verify.random_images(2, 33, dtype="float64")
+    images = oracle.random_images(2, 33, dtype="float64")
     state = {key: array.astype(np.float64) for key, array in first_convolutions.items()}
     layers = ["features.8", "features.0", "features.7", "features.3"]
     apply, params, stats = extractor(state, layers)
     ours, _ = apply(params, stats, images)
     assert ours.keys() == {*layers}
-    x = verify.torch_images(images)
+    x = oracle.torch_images(images)
     for index, module in enumerate(body):
         # Not in place: torchvision's ReLU would change what the convolution gave.
         x = torch.relu(x) if isinstance(module, torch.nn.ReLU) else module(x)
@@ -108,7 +105,7 @@ def test_what_comes_after_the_last_layer_is_neither_kept_nor_computed(
 
 def test_full_model_gives_layers_beside_its_own_output():
     plain = models.create("resnet18", num_classes=5, rngs=nnx.Rngs(0))
-    images = jnp.asarray(verify.random_images(2, 33, dtype="float32"))
+    images = jnp.asarray(oracle.random_images(2, 33, dtype="float32"))
     apply, params, stats = functionalize(plain)
     logits, _ = apply(params, stats, images)
     layers = ["layer1", "layer1.1", "layer2.0.bn2", ""]

@@ -53,7 +53,9 @@ def test_only_functional_splits_and_merges_modules():
     for path in (ROOT / "jaxvision").rglob("*.py"):
         if path.name != "functional.py":
             text = path.read_text()
-            assert not any(f"nnx.{w}(" in text for w in ("split", "merge", "view")), path
+            assert not any(f"nnx.{w}(" in text for w in ("split", "merge", "view")), (
+                path
+            )
 
 
 def test_library_prints_nothing():

@@ -36,7 +36,8 @@ def test_random_weights_have_torchvisions_distribution(name):
     drawn = ours(name)
     assert drawn.keys() == net.state_dict().keys()
     for key, tensor in net.state_dict().items():
-        mine, theirs = drawn[key].ravel(), tensor.numpy().ravel()
+        # A million tell as much as a hundred.
+        mine, theirs = (v.ravel()[:1_000_000] for v in (drawn[key], tensor.numpy()))
         if theirs.min() == theirs.max():  # zeros and ones
             np.testing.assert_array_equal(mine, theirs, err_msg=key)
             continue

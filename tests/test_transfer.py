@@ -102,9 +102,7 @@ def test_config_says_what_a_number_needs(finished, config):
     assert {"command", "device", "git", "convolutions", "versions"} <= set(said)
     assert parse(
         Config, ["--config", str(finished[0] / "config.yaml")], prog="x"
-    ) == replace(
-        config, dtype="float32", config=finished[0] / "config.yaml"
-    )
+    ) == replace(config, dtype="float32", config=finished[0] / "config.yaml")
 
 
 def test_predictions_are_those_of_the_saved_model(finished):
@@ -207,9 +205,7 @@ def test_dry_run_writes_nothing(config, tmp_path):
 
 def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
     with pytest.raises(RunError, match="no longer finite.*--optim.lr"):
-        transfer.main(
-            replace(config, output=tmp_path, optim=Optim(lr=1e30), epochs=2)
-        )
+        transfer.main(replace(config, output=tmp_path, optim=Optim(lr=1e30), epochs=2))
 
 
 def test_checkpoint_of_a_fine_tuned_model_keeps_its_head(finished, config, tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from converters import verify
+from converters import oracle, verify
 
 torch = pytest.importorskip("torch")
 
@@ -45,7 +45,7 @@ def test_tables_have_a_line_each(found):
 
 
 def test_a_wrong_weight_is_traced_to_its_layer(found, monkeypatch):
-    right = verify.our_model
+    right = oracle.our_model
 
     def wrong(name, net):
         model = right(name, net)
@@ -54,9 +54,9 @@ def test_a_wrong_weight_is_traced_to_its_layer(found, monkeypatch):
         return model
 
     monkeypatch.setattr(verify, "our_model", wrong)
-    with verify.precision("float64"):
-        net = verify.torch_model(NAME, dtype="float64")
-        images = verify.random_images(2, 33, dtype="float64")
+    with oracle.precision("float64"):
+        net = oracle.torch_model(NAME, dtype="float64")
+        images = oracle.random_images(2, 33, dtype="float64")
         logits, layers = verify.compare_layers(NAME, net, images)
     broken = replace(found, logits={33: logits}, layers=layers)
     assert broken.diverges == "layer3.0.conv2"
@@ -80,8 +80,11 @@ def test_single_precision_has_its_own_bound(found):
     assert len(replace(single, logits={33: 9e-5, 65: 2e-4}).faults) == 1
 
 
-def test_a_checkpoint_of_ones_own_is_verified(tmp_path):
-    net = verify.torch_model(NAME, dtype="float32", num_classes=7)
+def test_a_checkpoint_of_ones_own_is_verified(found, tmp_path, monkeypatch):
+    fields = ("loss", "gradients", "parameters", "statistics")
+    training = {field: getattr(found, field) for field in fields}
+    monkeypatch.setattr(verify, "compare_training", lambda *_: training)
+    net = oracle.torch_model(NAME, dtype="float32", num_classes=7)
     torch.save(net.state_dict(), tmp_path / "mine.pth")
     path = tmp_path / "mine.pth"
     found = verify.run(NAME, weights=path, size=33, dtype="float64")
@@ -99,15 +102,15 @@ def test_a_wrong_dtype_is_named():
         verify.run(NAME, weights=None, size=33, dtype="float16")
 
 
-def test_sizes_are_the_smallest_an_odd_one_and_224_for_the_mission():
-    assert verify.default_sizes("vgg16") == (32, 65, 224)
-    assert verify.default_sizes("densenet121") == (29, 65)
-    assert verify.default_sizes("googlenet") == (15, 65, 224)
-    assert verify.default_sizes("resnet34") == (1, 65)
+def test_sizes_are_the_smallest_an_even_and_an_odd_one_and_224_for_the_mission():
+    assert oracle.default_sizes("vgg16") == (32, 64, 65, 224)
+    assert oracle.default_sizes("densenet121") == (29, 64, 65)
+    assert oracle.default_sizes("googlenet") == (15, 64, 65, 224)
+    assert oracle.default_sizes("resnet34") == (1, 64, 65)
 
 
 def test_randomised_batch_norm_has_no_two_tensors_alike():
-    norm = verify.torch_model(NAME, dtype="float32").layer1[0].bn1
+    norm = oracle.torch_model(NAME, dtype="float32").layer1[0].bn1
     leaves = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
     arrays = [leaf.detach().numpy() for leaf in leaves]
     assert all(array.std() > 0.01 for array in arrays)

@@ -13,19 +13,6 @@ from jaxvision.models.init import Init, truncated_normal
 from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
-# 1x1; 3x3 reduced and full; "5x5" reduced and full; after the pool
-MODULES = {
-    "inception3a": (64, 96, 128, 16, 32, 32),
-    "inception3b": (128, 128, 192, 32, 96, 64),
-    "inception4a": (192, 96, 208, 16, 48, 64),
-    "inception4b": (160, 112, 224, 24, 64, 64),
-    "inception4c": (128, 128, 256, 24, 64, 64),
-    "inception4d": (112, 144, 288, 32, 64, 64),
-    "inception4e": (256, 160, 320, 32, 128, 128),
-    "inception5a": (256, 160, 320, 32, 128, 128),
-    "inception5b": (384, 192, 384, 48, 128, 128),
-}
-
 
 class ConvNormRelu(nnx.Module):
     """`BasicConv2d` of torchvision: BatchNorm has an epsilon of 1e-3."""
@@ -39,7 +26,14 @@ class ConvNormRelu(nnx.Module):
 
 
 class Inception(nnx.Module):
-    """Four branches side by side."""
+    """Four branches side by side.
+
+    Args:
+      cin: channels that come in.
+      widths: of the 1x1 branch; of the 3x3 branch, reduced and full; of the "5x5"
+        branch, reduced and full; of the branch after the pool.
+      rngs: seeds the leaves.
+    """
 
     def __init__(self, cin, widths, *, rngs):
         one, three_in, three, five_in, five, pool = widths
@@ -102,18 +96,23 @@ class GoogLeNet(nnx.Module):
         self.conv2 = block(64, 64, 1)
         self.conv3 = block(64, 192, 3, padding=1)
         self.maxpool2 = max_pool(3, 2, ceil_mode=True)
-        cin = 192
-        for name, widths in MODULES.items():
-            setattr(self, name, Inception(cin, widths, rngs=rngs))
-            one, _, three, _, five, pool = widths
-            cin = one + three + five + pool
+        module = partial(Inception, rngs=rngs)
+        self.inception3a = module(192, (64, 96, 128, 16, 32, 32))
+        self.inception3b = module(256, (128, 128, 192, 32, 96, 64))
+        self.inception4a = module(480, (192, 96, 208, 16, 48, 64))
+        self.inception4b = module(512, (160, 112, 224, 24, 64, 64))
+        self.inception4c = module(512, (128, 128, 256, 24, 64, 64))
+        self.inception4d = module(512, (112, 144, 288, 32, 64, 64))
+        self.inception4e = module(528, (256, 160, 320, 32, 128, 128))
+        self.inception5a = module(832, (256, 160, 320, 32, 128, 128))
+        self.inception5b = module(832, (384, 192, 384, 48, 128, 128))
         self.maxpool3 = max_pool(3, 2, ceil_mode=True)
         self.maxpool4 = max_pool(2, 2, ceil_mode=True)
         self.aux1 = Auxiliary(512, num_classes, rngs=rngs) if aux_logits else None
         self.aux2 = Auxiliary(528, num_classes, rngs=rngs) if aux_logits else None
         self.avgpool = ops.global_avg_pool
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.fc = nnx.Linear(cin, num_classes, rngs=rngs)
+        self.fc = nnx.Linear(1024, num_classes, rngs=rngs)
         self.transform_input = transform_input
         self.deterministic = False  # set by the mode: evaluation needs no other heads
 

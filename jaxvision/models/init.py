@@ -103,6 +103,6 @@ def initialize(
 
 
 def fill(model: nnx.Module, leaves: dict[tuple, np.ndarray]) -> None:
-    """Puts `leaves`, keyed by path, into `model`, concrete or abstract, as arrays."""
-    arrays = {path: jnp.asarray(value) for path, value in leaves.items()}
+    """Puts copies of `leaves`, keyed by path, into `model`, concrete or abstract."""
+    arrays = {path: jnp.array(value) for path, value in leaves.items()}
     nnx.update(model, traverse_util.unflatten_dict(arrays))

@@ -88,7 +88,7 @@ class InvertedResidual(nnx.Module):
     def __init__(self, cin, row, *, rngs):
         size, hidden, cout, excite, activation, stride = row
         block = partial(conv_norm, rngs=rngs)
-        layers = [
+        layers: list[nnx.Module] = [
             block(
                 hidden,
                 hidden,

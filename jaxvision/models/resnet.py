@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal
-from jaxvision.models.layers import BatchNorm, Sequential, conv
+from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
 
 
 class BasicBlock(nnx.Module):
@@ -27,11 +27,12 @@ class BasicBlock(nnx.Module):
         self.conv2 = conv(width, width, 3, padding=1, rngs=rngs)
         self.bn2 = BatchNorm(width, rngs=rngs)
         self.downsample = shortcut(cin, width, stride=stride, rngs=rngs)
+        self.relu = nnx.relu
 
     def __call__(self, x):
-        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return nnx.relu(y + self.downsample(x))
+        return self.relu(y + self.downsample(x))
 
 
 class Bottleneck(nnx.Module):
@@ -51,12 +52,13 @@ class Bottleneck(nnx.Module):
         self.conv3 = conv(inner, cout, 1, rngs=rngs)
         self.bn3 = BatchNorm(cout, rngs=rngs)
         self.downsample = shortcut(cin, cout, stride=stride, rngs=rngs)
+        self.relu = nnx.relu
 
     def __call__(self, x):
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
-        return nnx.relu(y + self.downsample(x))
+        return self.relu(y + self.downsample(x))
 
 
 def shortcut(cin: int, cout: int, *, stride: int, rngs: nnx.Rngs) -> Sequential:
@@ -76,6 +78,8 @@ class ResNet(nnx.Module):
     ):
         self.conv1 = conv(3, 64, 7, stride=2, padding=3, rngs=rngs)
         self.bn1 = BatchNorm(64, rngs=rngs)
+        self.relu = nnx.relu
+        self.maxpool = max_pool(3, 2, padding=1)
         cin = 64
         stages = []
         for stage, depth in enumerate(depths):
@@ -95,13 +99,14 @@ class ResNet(nnx.Module):
                 cin = width * block.expansion
             stages.append(blocks)
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = ops.global_avg_pool
         self.fc = nnx.Linear(cin, num_classes, rngs=rngs)
 
     def __call__(self, x):
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        x = ops.max_pool(x, 3, 2, padding=1)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(ops.global_avg_pool(x))
+        return self.fc(self.avgpool(x))
 
 
 _deep = partial(ResNet, block=Bottleneck)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 
@@ -130,7 +131,8 @@ def avg_pool(x: Array, window: int, stride: int) -> Array:
     """The mean of each whole window, as `torch.nn.AvgPool2d` without padding."""
     total = jax.lax.reduce_window(
         x,
-        jnp.zeros((), x.dtype),
+        # A numpy zero: traced, it would make the sum a generic one without a gradient.
+        np.zeros((), x.dtype),
         jax.lax.add,
         (1, window, window, 1),
         (1, stride, stride, 1),

@@ -1,0 +1,161 @@
+"""What we are compared with: torchvision's models with no tensor at its fresh value."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from converters import weights as weight_files
+from converters.from_torch import convert, without_optional
+from converters.rules import IGNORED
+from converters.torchvision_import import import_torchvision
+from jaxvision import models
+
+MISSION = (
+    "vgg16",
+    "resnet18",
+    "densenet161",
+    "googlenet",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+)
+"""Also verified at 224 pixels where no size is given."""
+EVEN, ODD = 64, 65
+"""Pixels. At 65 all maps are odd, and "SAME" padding is as good as torch's."""
+SMALLEST = {"vgg": 32, "densenet": 29, "googlenet": 15}
+"""Pixels, by the beginning of the name; all others work from one pixel on."""
+
+
+def default_sizes(name: str) -> tuple[int, ...]:
+    """The smallest size, an even and an odd one, and 224 for those of `MISSION`."""
+    smallest = next((SMALLEST[key] for key in SMALLEST if name.startswith(key)), 1)
+    return (smallest, EVEN, ODD, *([224] if name in MISSION else []))
+
+
+@contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """Full precision of matrix products, and 64 bits where `dtype` needs them."""
+    wanted = {
+        "jax_enable_x64": dtype == "float64",
+        "jax_default_matmul_precision": "highest",
+    }
+    before = {name: getattr(jax.config, name) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def random_images(batch: int, size: int, *, dtype: str) -> np.ndarray:
+    """Noise, `(batch, size, size, 3)`, the same at every call."""
+    rng = np.random.default_rng(size)
+    return rng.standard_normal((batch, size, size, 3)).astype(dtype)
+
+
+def torch_model(
+    name: str, *, weights: Path | None = None, dtype: str, num_classes: int = 1000
+) -> Any:
+    """The model of torchvision in evaluation mode, built as our default one is.
+
+    Args:
+      name: torchvision's name.
+      weights: a file; else random weights, see `randomize`.
+      dtype: "float32" or "float64".
+      num_classes: width of the last layer; with `weights` the file decides.
+
+    Raises:
+      ValueError: the file cannot be read or has no classifier of this model.
+    """
+    state = None
+    options: dict[str, Any] = {"num_classes": num_classes}
+    if name == "googlenet":
+        # What torchvision makes of it wherever it loads the ImageNet weights.
+        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+    if weights is not None:
+        state = weight_files.load_state_dict(weights)
+        head = f"{models.variant(name).head}.weight"
+        if head not in state:
+            raise ValueError(f"{weights} has no {head}: these are no weights of {name}")
+        options["num_classes"] = len(state[head])
+        # Also the first place where unfit tensors are listed.
+        model = models.abstract(name, num_classes=len(state[head]))
+        state = without_optional(model, state)
+        convert(model, state)
+    torchvision = import_torchvision()
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net: Any = torchvision.models.get_model(name, **options)
+        hard = torch.nn.Hardsigmoid
+        for module in filter(lambda module: isinstance(module, hard), net.modules()):
+            # torch's own gradient has 1/6 in float32, also for float64.
+            module.forward = lambda x: torch.nn.functional.relu6(x + 3) / 6
+        if state is not None:
+            state = {key: torch.tensor(array) for key, array in state.items()}
+            net.load_state_dict(state, strict=False)  # convert has been strict
+            return net.to(getattr(torch, dtype)).eval()
+        return randomize(net.to(getattr(torch, dtype)))
+
+
+def randomize(net: Any) -> Any:
+    """Gives every tensor of a torch network values of its own, in evaluation mode.
+
+    Fresh biases, scales and offsets are zeros and ones, with which a lost or a swapped
+    one would pass. The running statistics are first those of noise images, or the
+    signal of a deep network would vanish or explode, and then moved at random.
+    """
+    import torch
+
+    def noise(like):
+        return torch.randn(like.shape, dtype=like.dtype)
+
+    norms: list[Any] = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    with torch.no_grad():
+        for tensor in net.parameters():
+            if tensor.ndim == 1:
+                tensor += 0.1 * noise(tensor)
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            dtype = next(net.parameters()).dtype
+            net.train()(torch.randn(4, 3, ODD, ODD, dtype=dtype))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.running_mean += (
+                0.2 * norm.running_var.sqrt() * noise(norm.running_mean)
+            )
+            norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 1.5)
+    return net.eval()
+
+
+def state_arrays(net: Any) -> dict[str, np.ndarray]:
+    """A copy of a torch network's tensors, without the counters of batches."""
+    return {
+        name: tensor.detach().numpy().copy()
+        for name, tensor in net.state_dict().items()
+        if not name.endswith(IGNORED)
+    }
+
+
+def torch_images(images: np.ndarray) -> Any:
+    """NHWC numpy images as an NCHW tensor."""
+    import torch
+
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def our_model(name: str, net: Any) -> nnx.Module:
+    """Our model with the weights of torchvision's `net`."""
+    state = state_arrays(net)
+    num_classes = len(state[f"{models.variant(name).head}.weight"])
+    return convert(models.abstract(name, num_classes=num_classes), state)
