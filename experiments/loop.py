@@ -18,8 +18,8 @@ from jaxvision.train import TrainState
 STRETCH_SECONDS = 5.0
 """How long the device works before the host looks at signals, NaN and the bar.
 
-On a CPU each call maps gigabytes of temporaries anew, about half a second for a MobileNet
-at 224 pixels: a shorter stretch would cost more than it shows."""
+On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
+224 pixels: a shorter stretch would cost more than it shows."""
 SAVE_SECONDS = 30.0
 """The most work that a killed process loses, where an epoch is shorter than that."""
 

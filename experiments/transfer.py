@@ -49,7 +49,7 @@ class Config:
     """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
     with the demo photos and no network it is random, with a warning."""
     epochs: int | None = None
-    """Passes over the training photos. By default 10, with the demo photos 3."""
+    """Passes over the training photos. By default 10, with the demo photos 4."""
     batch_size: int = 32
     """Photos a step, over all devices."""
     image_size: int | None = None
@@ -101,7 +101,7 @@ def resolve(config: Config) -> Config:
       UsageError: an option has a value that does not exist.
     """
     demo = config.data == "demo"
-    epochs, image_size = (3, 64) if demo else (10, 224)
+    epochs, image_size = (4, 64) if demo else (10, 224)
     on_cpu = jax.default_backend() == "cpu"
     try:
         name = models.variant(config.backbone).name

@@ -16,7 +16,7 @@ class Optim:
     """The optimiser and its learning-rate schedule."""
 
     name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam add the weight decay to the gradient, as in torch; adamw does not."""
+    """sgd and adam add weight decay to the gradient, as in torch; adamw does not."""
     lr: float = 0.01
     """Largest learning rate."""
     momentum: float = 0.9

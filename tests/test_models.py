@@ -90,7 +90,7 @@ def test_logits_match_torchvision_in_single_precision(name):
 def test_three_steps_match_torchvision(name):
     with oracle.precision("float64"):
         net = oracle.torch_model(name, dtype="float64")
-        # Deep nets need more than two images: BatchNorm over few values is ill-conditioned.
+        # Deep nets need more images: BatchNorm over few values is ill-conditioned.
         batch = 2 if name in TRAINED else verify.TRAIN_BATCH
         images = oracle.random_images(batch, ODD, dtype="float64")
         found = verify.compare_training(name, net, images)
