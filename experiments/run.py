@@ -61,7 +61,7 @@ def environment() -> dict[str, Any]:
     if revision and _git("status", "--porcelain", "--untracked-files=no"):
         revision += " with changes"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
@@ -70,6 +70,11 @@ def environment() -> dict[str, Any]:
         "git": revision or "not a git checkout",
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
 
 
 def _git(*arguments: str) -> str:

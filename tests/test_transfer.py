@@ -292,6 +292,18 @@ def test_weights_of_another_architecture_are_listed(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["vgg16", "densenet161", "googlenet", "mobilenet_v2", "resnext50", "wrn50_2"],
+)
+def test_every_backbone_takes_a_step(config, tmp_path, name):
+    start = replace(config, backbone=name, dry_run=True, output=tmp_path)
+    frozen = replace(start, freeze="backbone", optim=Optim(name="adamw", lr=1e-3))
+    for one in (start, frozen):
+        assert np.isfinite(transfer.main(one)["train_loss"])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_says_how_to_resume(config, tmp_path, signum):
     argv = ["--backbone", "resnet18", "--data", config.data, "--weights", "random"]
