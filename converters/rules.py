@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import nnx
 
+from jaxvision.functional import modules
 from jaxvision.models.layers import BatchNorm
 
 IGNORED = "num_batches_tracked"
@@ -62,7 +63,7 @@ class Leaf(NamedTuple):
 
 def leaves(model: nnx.Module) -> Iterator[Leaf]:
     """Every learned array and statistic of `model`, concrete or abstract."""
-    for path, module in nnx.iter_modules(model):
+    for path, module in modules(model):
         for name, (torch_leaf, layout) in RULES.get(type(module), {}).items():
             variable = getattr(module, name)
             if variable is not None:
@@ -75,6 +76,6 @@ def batch_norms(model: nnx.Module) -> list[str]:
     """The dotted paths of all BatchNorm layers."""
     return [
         ".".join(map(str, path))
-        for path, module in nnx.iter_modules(model)
+        for path, module in modules(model)
         if isinstance(module, BatchNorm)
     ]

@@ -24,7 +24,7 @@ from converters.oracle import (
 )
 from converters.to_torch import to_state_dict
 from jaxvision import losses, models, optim, train
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, modules
 from jaxvision.models.features import find
 
 STEPS = 3
@@ -214,7 +214,7 @@ def _layer(path: str, ours: np.ndarray, theirs: np.ndarray) -> Layer:
 def compare_training(name: str, net: Any, images: np.ndarray) -> dict[str, Worst]:
     """Losses, first gradients, and what `STEPS` steps of SGD lead to; changes `net`."""
     model = our_model(name, net)
-    for _, module in nnx.iter_modules(model):
+    for _, module in modules(model):
         if isinstance(module, nnx.Dropout):
             module.rate = 0.0
     head = net.get_submodule(models.variant(name).head)

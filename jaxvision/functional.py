@@ -1,5 +1,6 @@
 """The boundary between objects and functions: the only file that splits modules."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,11 +35,11 @@ def functionalize(
       `(apply, params, stats)`; `params` and `stats` are plain nested dicts.
     """
     if dtype is not None:
-        for _, module in nnx.iter_modules(model):
+        for _, module in modules(model):
             if isinstance(module, nnx.Conv | nnx.Linear):
                 module.dtype = dtype
     model.train()
-    for path, module in nnx.iter_modules(model):
+    for path, module in modules(model):
         if has_prefix(tuple(map(str, path)), frozen):
             module.eval()
     train_def = nnx.graphdef(model)
@@ -68,6 +69,13 @@ def functionalize(
         return out, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
 
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def modules(model: nnx.Module) -> Iterator[tuple[tuple[Any, ...], nnx.Module]]:
+    """Each module of `model` with its path; children come before their parents."""
+    for path, node in nnx.iter_graph(model):
+        if isinstance(node, nnx.Module):
+            yield path, node
 
 
 def has_prefix(path: tuple[str, ...], prefixes: tuple[str, ...]) -> bool:

@@ -22,5 +22,6 @@ def data_folder() -> Path:
 @pytest.fixture
 def float64():
     """Double precision for one test."""
-    with jax.enable_x64(True):
-        yield
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

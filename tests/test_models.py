@@ -8,7 +8,7 @@ from flax import nnx
 from converters import convert, oracle, to_state_dict, verify, weights
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, modules
 from jaxvision.models.googlenet import GoogLeNet
 
 torch = pytest.importorskip("torch")
@@ -119,7 +119,7 @@ def test_googlenet_has_auxiliary_heads_on_request(float64):
     state = oracle.state_arrays(net)
     model = nnx.eval_shape(lambda: GoogLeNet(aux_logits=True, rngs=nnx.Rngs(0)))
     convert(model, state)
-    for _, module in nnx.iter_modules(model):
+    for _, module in modules(model):
         if isinstance(module, nnx.Dropout):
             module.rate = 0.0
     for module in net.modules():
@@ -156,7 +156,7 @@ def test_dropout_drops_where_torchvision_does():
         model = models.abstract(name)
         rates[name] = {
             ".".join(map(str, path)): module.rate
-            for path, module in nnx.iter_modules(model)
+            for path, module in modules(model)
             if isinstance(module, nnx.Dropout)
         }
     assert rates == {

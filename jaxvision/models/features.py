@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, modules
 from jaxvision.models.layers import BatchNorm
 
 
@@ -148,7 +148,7 @@ def _prune(model: nnx.Module) -> None:
         )
         if id(variable) in used
     }
-    for path, module in list(nnx.iter_modules(model)):
+    for path, module in list(modules(model)):
         names = tuple(map(str, path))
         if isinstance(module, nnx.Conv | nnx.Linear | BatchNorm) and names not in met:
             parent: Any = model

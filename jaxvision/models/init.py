@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 
-from jaxvision.functional import has_prefix
+from jaxvision.functional import has_prefix, modules
 from jaxvision.models.layers import BatchNorm
 
 Draw = Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]
@@ -81,7 +81,7 @@ def initialize(
       below: only modules whose dotted path is this one or lies under it.
     """
     leaves = {}
-    for path, module in nnx.iter_modules(model):
+    for path, module in modules(model):
         if not has_prefix(tuple(map(str, path)), (below,)):
             continue
         if isinstance(module, BatchNorm):
