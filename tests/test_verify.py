@@ -29,7 +29,7 @@ def test_a_right_model_has_no_faults(found):
 
 def test_layers_are_all_there_in_the_order_of_computation(found):
     names = [row.name for row in found.layers]
-    assert names[:3] == ["conv1", "bn1", "layer1.0.conv1"]
+    assert names[:4] == ["conv1", "bn1", "relu", "maxpool"]
     assert names[-1] == "fc"
     assert {"layer4", "layer4.1", "layer4.1.bn2", "layer2.0.downsample.1"} <= {*names}
     assert found.layers[-1].shape == (2, 1000)
