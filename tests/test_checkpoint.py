@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,16 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxvision import checkpoint
 from jaxvision.checkpoint import CheckpointError, Saver
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class State:
-    step: Any
-    params: Any
-    stats: Any
-    opt_state: Any
-
+from jaxvision.train import TrainState
 
 TX = optax.chain(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 
@@ -44,7 +35,7 @@ def compiled_state(seed):
     updates = jax.tree.map(lambda p: jnp.full_like(p, 0.1), params)
     _, opt_state = TX.update(updates, TX.init(params), params)
     stats = {"mean": jnp.arange(3.0), "count": jnp.array(True)}
-    return State(jnp.asarray(7 + seed), params, stats, opt_state)
+    return TrainState(jnp.asarray(7 + seed), params, stats, opt_state)
 
 
 def make_state(seed=0):
@@ -98,7 +89,7 @@ def test_restores_every_bit_and_type(tmp_path):
 def test_abstract_target_restores_without_a_second_compilation(tmp_path):
     @jax.jit
     def train_step(state):
-        return State(state.step + 1, state.params, state.stats, state.opt_state)
+        return replace(state, step=state.step + 1)
 
     state = train_step(train_step(make_state()))
     compiled = train_step._cache_size()
