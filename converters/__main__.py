@@ -112,6 +112,8 @@ def export(command: Export) -> None:
         bundle = load_bundle(path)
         _, params, stats = functionalize(bundle.model)
         arrays = to_state_dict(bundle.model, params, stats)
+    elif path.name == "model.safetensors" or len(path.parts) > 1:
+        raise ValueError(f"{path} does not exist: name a run folder that has a model")
     else:
         name = models.variant(command.source).name
         arrays, _ = download.imagenet_state_dict(name)
@@ -138,7 +140,10 @@ def run_verify(command: Verify) -> None:
             print(verify.layer_table(one))
         print(_summary(one), flush=True)
     if everything:
-        _update_readme(Path("README.md"), verify.table(found))
+        # The README speaks of the default sizes in float64, and of nothing else.
+        whole = command.weights is None and command.size is None
+        readme = "README.md" if whole and command.dtype == "float64" else ""
+        _update_readme(Path(readme), verify.table(found))
     faults = [fault for one in found for fault in one.faults]
     if faults:
         raise BoundError("; ".join(faults))

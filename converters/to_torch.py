@@ -1,4 +1,4 @@
-"""From a model's arrays to a PyTorch `state_dict`, lossless to the bit."""
+"""From a model's arrays to a PyTorch `state_dict`, to the bit; counters are 0."""
 
 import numpy as np
 from flax import nnx

@@ -14,6 +14,7 @@ from experiments.run import Reporter
 from jaxvision import models
 from jaxvision.preprocess import Preprocessing
 
+RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
 FILES = (".pth", ".pt", ".safetensors")
 
 
@@ -26,6 +27,8 @@ class Start(NamedTuple):
     """For 224 px crops."""
     source: str
     """What they are, in words."""
+    is_imagenet: bool = False
+    """Whether the last layer is ImageNet's own, which no other data set can use."""
     warning: str = ""
     """What every output must say of them."""
 
@@ -38,7 +41,12 @@ def choose_weights(name: str, which: str, *, is_demo: bool, report: Reporter) ->
       RunError: the weights could not be fetched, or torch is missing to read them.
     """
     if which == "random":
-        return Start(None, Preprocessing(), "random weights")
+        return Start(
+            None,
+            Preprocessing(),
+            "random weights",
+            warning=f"The weights are random. {RANDOM}" if is_demo else "",
+        )
     if Path(which).suffix in FILES:
         try:
             arrays = weights.load_state_dict(Path(which).expanduser())
@@ -54,12 +62,9 @@ def choose_weights(name: str, which: str, *, is_demo: bool, report: Reporter) ->
             f"--weights: {error}; or random, or a {', '.join(FILES)} file"
         ) from error
     if which == "auto" and is_demo and (lack := _lack(row)):
-        warning = (
-            f"The weights are random: {lack}. The numbers show that everything "
-            "runs, not what an ImageNet backbone can do."
-        )
+        warning = f"The weights are random: {lack}. {RANDOM}"
         report.say(f"WARNING: {warning}", style="bold yellow")
-        return Start(None, row.preprocessing, "random weights", warning)
+        return Start(None, Preprocessing(), "random weights", warning=warning)
     try:
         title = f"fetching {row.file}"
         size = math.ceil(row.mib * 2**20)
@@ -71,7 +76,7 @@ def choose_weights(name: str, which: str, *, is_demo: bool, report: Reporter) ->
             )
     except (download.WeightsError, ModuleNotFoundError) as error:
         raise RunError(str(error)) from error
-    return Start(arrays, row.preprocessing, f"ImageNet weights {row.file}")
+    return Start(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
 
 
 def _lack(row: weights.Row) -> str:
@@ -102,8 +107,8 @@ def build(
     head = f"{models.variant(name).head}."
     arrays = dict(start.arrays)
     model = models.abstract(name, num_classes=num_classes)
-    theirs = arrays.get(f"{head}bias")
-    if theirs is not None and len(theirs) == num_classes:
+    theirs = None if start.is_imagenet else arrays.get(f"{head}bias")
+    if theirs is not None and theirs.shape == (num_classes,):
         source = f"{start.source}, with its last layer"
     else:
         models.new_head(name, model, rngs=rngs)

@@ -1,6 +1,7 @@
 """From a command line and a YAML file to a frozen dataclass, with one-line errors."""
 
 import dataclasses
+import signal
 import sys
 import types
 import typing
@@ -13,6 +14,7 @@ import tyro
 import yaml
 
 from jaxvision import ops
+from jaxvision.checkpoint import CheckpointError
 
 Config = TypeVar("Config")
 
@@ -26,13 +28,21 @@ class RunError(RuntimeError):
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
-    """The configuration: defaults, then `--config FILE`, then the command line.
+    """The configuration: defaults, then a file, then the command line.
+
+    The file is that of `--config FILE`, or `config.yaml` in the folder of `--resume`.
 
     Raises:
       UsageError: the file is missing, or has an unknown key or a value of a wrong type.
       SystemExit: help was asked for, or the command line itself is wrong (exit code 2).
     """
-    path = _config_file(argv)
+    path = _option(argv, "--config")
+    if path is None and (run := _option(argv, "--resume")) is not None:
+        path = run / "config.yaml"
+        if not path.is_file():
+            raise UsageError(
+                f"--resume {run}: there is no config.yaml, so it is no run"
+            )
     default = config_class() if path is None else read_yaml(config_class, path)
     description = (config_class.__doc__ or "").strip()
     try:
@@ -51,9 +61,14 @@ def run_cli(
         config = parse(config_class, sys.argv[1:], prog=prog)
         _check_environment()
         main(config)
-    except (UsageError, RunError) as error:
+    except (UsageError, RunError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        print(
+            "interrupted; a run that was named goes on with --resume", file=sys.stderr
+        )
+        sys.exit(128 + signal.SIGINT)
 
 
 def _check_environment() -> None:
@@ -65,14 +80,14 @@ def _check_environment() -> None:
         raise UsageError(str(error)) from error
 
 
-def _config_file(argv: Sequence[str]) -> Path | None:
+def _option(argv: Sequence[str], name: str) -> Path | None:
     for index, word in enumerate(argv):
-        if word == "--config":
+        if word == name:
             if index + 1 == len(argv):
-                raise UsageError("--config needs a file")
+                raise UsageError(f"{name} needs a path")
             return Path(argv[index + 1])
-        if word.startswith("--config="):
-            return Path(word.removeprefix("--config="))
+        if word.startswith(f"{name}="):
+            return Path(word.removeprefix(f"{name}="))
     return None
 
 
@@ -149,7 +164,7 @@ def _fits(value: Any, hint: Any) -> bool:
             if isinstance(value, list) and all(_fits(entry, item) for entry in value):
                 return True
         elif option is float:
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            if _is_number(value):
                 return True
         elif option is Path:
             if isinstance(value, str):
@@ -159,9 +174,18 @@ def _fits(value: Any, hint: Any) -> bool:
     return False
 
 
+def _is_number(value: Any) -> bool:
+    """Also `1e-3`, which YAML takes for text."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
+
+
 def _converted(value: Any, hint: Any) -> Any:
     options = _options(hint)
-    if isinstance(value, int) and float in options and int not in options:
+    if float in options and int not in options and _is_number(value):
         return float(value)
     if isinstance(value, str) and Path in options:
         return Path(value)

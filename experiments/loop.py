@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import RunError
+from experiments.config import RunError, UsageError
 from experiments.run import Reporter, Stop, write_metrics
 from jaxvision import checkpoint
 from jaxvision.train import TrainState
@@ -20,8 +21,6 @@ STRETCH_SECONDS = 5.0
 
 On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
 224 pixels: a shorter stretch would cost more than it shows."""
-SAVE_SECONDS = 30.0
-"""The most work that a killed process loses, where an epoch is shorter than that."""
 
 History = list[dict[str, float]]
 
@@ -34,6 +33,8 @@ class Plan:
     """As `jaxvision.train.make_epoch` gives it."""
     data: dict[str, jax.Array]
     """The training set on the device: `image` and `label`."""
+    fingerprint: str
+    """A digest of the training set, the same for the same photos and classes."""
     metrics: tuple[str, ...]
     """What the loss function reports; `loss` among them."""
     batch_size: int
@@ -74,7 +75,9 @@ def fit(
     an epoch, also where `stop` ended the run: then it has fewer rows than epochs.
 
     Raises:
-      RunError: the loss is no longer finite; the last good checkpoint stays.
+      RunError: the loss or the weights are no longer finite; the last good checkpoint,
+        which is that of the epoch before, stays.
+      UsageError: the checkpoint is of other training data.
     """
     sums = plan.no_sums()
     abstract = jax.tree.map(_like, {"state": state, "sums": sums})
@@ -89,17 +92,30 @@ def fit(
         history = restored.metadata["history"]
         epoch, start = restored.metadata["epoch"], restored.metadata["start"]
         seconds = restored.metadata["seconds"]
-        report.say(f"resumed at epoch {epoch + 1}, step {start + 1} of {plan.steps}")
+        if restored.metadata["data"] != plan.fingerprint:
+            raise UsageError(
+                f"the training photos are not those that the run in {folder} began "
+                "with: give it the same --data, or start a new run"
+            )
+        if epoch < plan.epochs:
+            report.say(
+                f"resumed at epoch {epoch + 1}, step {start + 1} of {plan.steps}"
+            )
 
     images = plan.steps * plan.batch_size
-    saved, last_save = (epoch, start), time.monotonic()
+    saved = (epoch, start)
     with (
         checkpoint.Saver(checkpoints) as saver,
         report.progress("compiling") as show,
     ):
 
+        def require(healthy: Any, step: int) -> None:
+            if not healthy:
+                saver.wait()
+                raise RunError(_diverged(checkpoints, epoch, step))
+
         def save() -> None:
-            nonlocal saved, last_save
+            nonlocal saved
             saver.save(
                 epoch * (plan.steps + 1) + start,
                 {"state": state, "sums": sums},
@@ -108,9 +124,10 @@ def fit(
                     "epoch": epoch,
                     "start": start,
                     "seconds": seconds,
+                    "data": plan.fingerprint,
                 },
             )
-            saved, last_save = (epoch, start), time.monotonic()
+            saved = (epoch, start)
 
         if epoch < plan.epochs:
             show("compiling", 0, plan.epochs * images, "")
@@ -133,8 +150,7 @@ def fit(
                     state, sums, plan.data, order, start, end, plan.key
                 )
                 means = {name: float(value) / end for name, value in sums.items()}
-                if not all(map(math.isfinite, means.values())):
-                    raise RunError(_diverged(plan, checkpoints, epoch, start, end))
+                require(all(map(math.isfinite, means.values())), end)
                 took = time.perf_counter() - begun
                 seconds += took
                 pace = (end - start) / took
@@ -147,6 +163,8 @@ def fit(
                     f"loss {means['loss']:.3f}  {_others(means)}"
                     f"{pace * plan.batch_size:.0f} images/s",
                 )
+            # The loss is older than the last update, which may have been the bad one.
+            require(all_finite((state.params, state.stats)), start)
             if start < plan.steps:
                 break
             row = {
@@ -165,9 +183,7 @@ def fit(
             report.say(_line(title, row))
             epoch, start, seconds = epoch + 1, 0, 0.0
             sums = plan.no_sums()
-            done = stop or epoch == plan.epochs
-            if done or time.monotonic() - last_save > SAVE_SECONDS:
-                save()
+            save()
         if stop and saved != (epoch, start):
             save()
     return history
@@ -196,15 +212,20 @@ def _line(title: str, row: dict[str, float]) -> str:
     return f"{title}: {', '.join(numbers)}, {speed}"
 
 
-def _diverged(plan: Plan, checkpoints: Path, epoch: int, start: int, end: int) -> str:
-    kept = checkpoint.steps(checkpoints)
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of `tree` is infinite or NaN."""
+    flags = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(flags).all()
+
+
+def _diverged(checkpoints: Path, epoch: int, step: int) -> str:
     where = (
         f"the last good checkpoint is kept in {checkpoints}"
-        if kept
-        else ("no epoch had ended, so there is no checkpoint")
+        if checkpoint.steps(checkpoints)
+        else "that was before the first checkpoint"
     )
     return (
-        f"the loss is no longer finite in epoch {epoch + 1}, between the steps "
-        f"{start + 1} and {end}; {where}. Try a smaller --optim.lr, --optim.clip 1 or "
-        "--optim.warmup-epochs 1"
+        f"loss or weights are no longer finite by step {step} of epoch {epoch + 1}; "
+        f"{where}. Try a smaller --optim.lr, --optim.clip 1 or --optim.warmup-epochs 1"
     )

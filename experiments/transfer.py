@@ -3,6 +3,7 @@
 python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from converters.bundle import load_bundle, save_bundle
@@ -128,12 +130,15 @@ def main(config: Config) -> dict[str, float]:
     """
     report = Reporter()
     folder = config.resume
-    if folder is not None:
-        config = _resumed(config, folder)
     config = resolve(config)
+    if folder is not None:
+        _check_resumed(config, folder)
     start = choose_weights(
         config.backbone, config.weights, is_demo=config.data == "demo", report=report
     )
+    if config.weights == "auto":
+        # What it came to: a resumed run must not look for it anew.
+        config = replace(config, weights="imagenet" if start.arrays else "random")
     preprocessing = _scaled(start.preprocessing, config.image_size or 224)
     dataset = _open(config, preprocessing, report)
     model, source = build(
@@ -148,7 +153,7 @@ def main(config: Config) -> dict[str, float]:
         return _dry_run(state, plan, report)
     if folder is None:
         folder = new_folder(config.output, "transfer")
-        write_config(folder, to_dict(config))
+        write_config(folder, to_dict(replace(config, config=None)))
         report.say(f"run folder: {folder}")
     with stop_on_signals() as stop:
         history = fit(state, plan, folder, report=report, stop=stop)
@@ -183,7 +188,8 @@ def make_plan(
     """The first state, what the loop needs, and `predict(params, stats) -> logits`.
 
     Raises:
-      UsageError: the batch does not fit the devices or the data, or a prefix no layer.
+      UsageError: the batch does not fit the devices, the data or the model; or a
+        prefix no layer.
     """
     mesh = parallel.make_mesh()
     try:
@@ -249,21 +255,30 @@ def make_plan(
             preprocessing=preprocessing,
         )
 
+    key = place(jax.random.key(config.seed))
     plan = Plan(
         run_steps=train.make_epoch(
             step, prepare, batch_size=config.batch_size, mesh=mesh
         ),
         data=data,
+        fingerprint=_fingerprint(dataset),
         metrics=("loss", "accuracy"),
         batch_size=config.batch_size,
         epochs=epochs,
-        key=place(jax.random.key(config.seed)),
+        key=key,
         evaluate=evaluate,
         learning_rate=schedule,
         judged_by="val_accuracy",
         keep_best=keep_best,
     )
     state = place(train.init_state(params, stats, tx, frozen=frozen))
+    try:
+        plan.run_steps.eval_shape(state, plan.no_sums(), data, plan.order(0), 0, 0, key)
+    except ValueError as error:  # images or batches that a layer cannot take
+        raise UsageError(
+            f"--image-size {config.image_size}, --batch-size {config.batch_size}: "
+            f"{error}"
+        ) from error
     return state, plan, predict
 
 
@@ -280,7 +295,9 @@ def frozen_prefixes(freeze: str, name: str, model: nnx.Module) -> tuple[str, ...
         return tuple(sorted(layers - {models.variant(name).head}))
     prefixes = tuple(part.strip() for part in freeze.split(","))
     for prefix in prefixes:
-        if not any(has_prefix(tuple(layer.split(".")), (prefix,)) for layer in layers):
+        if not prefix or not any(
+            has_prefix(tuple(layer.split(".")), (prefix,)) for layer in layers
+        ):
             tops = ", ".join(sorted({layer.split(".")[0] for layer in layers}))
             raise UsageError(
                 f"--freeze: no layer of {name} lies under {prefix!r}; it has {tops}"
@@ -288,19 +305,22 @@ def frozen_prefixes(freeze: str, name: str, model: nnx.Module) -> tuple[str, ...
     return prefixes
 
 
-def _resumed(config: Config, folder: Path) -> Config:
-    """The run's own options; others beside `--resume` must be the same."""
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"--resume {folder}: there is no config.yaml, so it is no run")
-    saved = read_yaml(Config, folder / "config.yaml")
-    given, default = to_dict(config), to_dict(Config())
-    for name, value in to_dict(saved).items():
-        if given[name] not in (value, default[name]) and name != "resume":
+def _check_resumed(config: Config, folder: Path) -> None:
+    """A run goes on with its own options; those given beside `--resume` must agree."""
+    given, saved = to_dict(config), to_dict(read_yaml(Config, folder / "config.yaml"))
+    for name, value in saved.items():
+        if given[name] != value and name not in ("resume", "config", "dry_run"):
             raise UsageError(
                 f"--resume goes on with {name} = {value} of {folder / 'config.yaml'}: "
                 f"leave out the other value, {given[name]}, or start a new run"
             )
-    return saved
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    digest = hashlib.sha256(repr(dataset.classes).encode())
+    for array in (dataset.train.labels, dataset.train.images):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _scaled(preprocessing: Preprocessing, size: int) -> Preprocessing:

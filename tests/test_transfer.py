@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -18,12 +21,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from converters.bundle import load_bundle
-from experiments import transfer
+from experiments import loop, transfer
 from experiments.config import RunError, UsageError, parse
-from experiments.run import Stop
+from experiments.run import Reporter, Stop
 from experiments.transfer import Config
 from jaxvision import checkpoint
 from jaxvision.optim import Optim
+from jaxvision.train import TrainState
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("blue", "green", "red")
@@ -151,6 +155,11 @@ def test_model_file_loads_in_pytorch_and_predicts_the_same(finished):
     np.testing.assert_allclose(ours, shares, atol=1e-5)
 
 
+def resumed(folder, *words):
+    """The configuration of `--resume FOLDER WORDS...`."""
+    return parse(Config, ["--resume", str(folder), *words], prog="x")
+
+
 class StopAfter(Stop):
     """Asks to stop after so many looks."""
 
@@ -180,7 +189,7 @@ def test_interrupted_and_resumed_run_has_the_same_bits(
     assert checkpoint.steps(folder / "checkpoints")
     assert not (folder / "report.html").exists()
     monkeypatch.undo()
-    numbers = transfer.main(Config(resume=folder))
+    numbers = transfer.main(resumed(folder))
     assert numbers == finished[1]
     assert metrics_of(folder) == metrics_of(finished[0])
     ours, theirs = (
@@ -193,7 +202,7 @@ def test_interrupted_and_resumed_run_has_the_same_bits(
 def test_resume_of_a_finished_run_trains_no_further(finished):
     folder, numbers = finished
     before = (folder / "model.safetensors").stat().st_mtime
-    assert transfer.main(Config(resume=folder)) == numbers
+    assert transfer.main(resumed(folder)) == numbers
     assert (folder / "model.safetensors").stat().st_mtime == before
 
 
@@ -221,6 +230,8 @@ WRONG = [
     (["--batch-size", "0"], "--batch-size cannot be 0"),
     (["--epochs", "0"], "--epochs cannot be 0"),
     (["--optim.lr", "-1"], "optim.lr cannot be -1"),
+    (["--freeze", "layer1,"], "no layer of resnet18 lies under ''"),
+    (["--batch-size", "1"], "use a larger batch or larger images"),
     (["--freeze", "layer9"], "no layer of resnet18 lies under 'layer9'"),
     (["--weights", "v7"], "no weights 'v7'"),
     (["--weights", "/no/such.pth"], "does not exist"),
@@ -255,6 +266,7 @@ def test_wrong_call_says_what_and_exits_with_2(
     [
         ("epoch: 3", "unknown option epoch; did you mean epochs"),
         ("epochs: three", "epochs is 'three', which is not int or null"),
+        ("optim: {lr: [1]}", "optim.lr is [1], which is not float"),
         ("optim: {lr: fast}", "optim.lr is 'fast', which is not float"),
         ("optim: {rate: 1}", "unknown option optim.rate"),
         ("augment: wild", "'none' or 'flips' or 'full'"),
@@ -273,7 +285,7 @@ def test_config_file_with_a_fault_is_named(tmp_path, text, message):
 
 
 def test_command_line_wins_over_the_config_file(tmp_path):
-    (tmp_path / "c.yaml").write_text("epochs: 7\noptim: {lr: 1}\nseed: 3\n")
+    (tmp_path / "c.yaml").write_text("epochs: 7\noptim: {lr: 1e0}\nseed: 3\n")
     argv = ["--config", str(tmp_path / "c.yaml"), "--epochs", "2", "--optim.clip", "1"]
     config = parse(Config, argv, prog="x")
     assert (config.epochs, config.seed) == (2, 3)
@@ -281,8 +293,54 @@ def test_command_line_wins_over_the_config_file(tmp_path):
 
 
 def test_resume_with_other_options_is_refused(finished):
-    with pytest.raises(UsageError, match="leave out the other value, 99"):
-        transfer.main(Config(resume=finished[0], epochs=99))
+    for words, value in (("--epochs 99", "99"), ("--augment flips", "flips")):
+        with pytest.raises(UsageError, match=f"leave out the other value, {value}"):
+            transfer.main(resumed(finished[0], *words.split()))
+    same = resumed(finished[0], "--backbone", "resnet18", "--optim.lr", "0.02")
+    assert transfer.main(same) == finished[1]
+
+
+def test_resume_with_other_photos_is_refused(finished, config, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    photos = tmp_path / "photos"
+    shutil.copytree(config.data, photos)
+    (photos / "train" / "red" / "0.png").unlink()
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(config.data, str(photos)))
+    with pytest.raises(UsageError, match="not those that the run"):
+        transfer.main(resumed(folder))
+
+
+def test_divergence_keeps_the_checkpoint_of_the_epoch_before(tmp_path):
+    """A plan of numbers: the weights turn NaN in the last step of the third epoch."""
+
+    @jax.jit
+    def run_steps(state, sums, data, order, start, stop, key):
+        w = jnp.where(state.step + stop - start >= 6, jnp.nan, state.params["w"] + 1)
+        step = state.step + stop - start
+        return replace(state, step=step, params={"w": w}), sums
+
+    plan = loop.Plan(
+        run_steps=run_steps,
+        data={"image": jnp.zeros((4, 1)), "label": jnp.zeros(4, jnp.int32)},
+        fingerprint="x",
+        metrics=("loss",),
+        batch_size=2,
+        epochs=3,
+        key=jax.random.key(0),
+        evaluate=lambda state: {"val_accuracy": float(state.step)},
+        learning_rate=lambda step: 0.1,
+        judged_by="val_accuracy",
+        keep_best=lambda state, folder: None,
+    )
+    state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, {}, ())
+    with pytest.raises(RunError, match="last good checkpoint is kept"):
+        loop.fit(state, plan, tmp_path, report=Reporter(), stop=Stop())
+    target = {"state": state, "sums": plan.no_sums()}
+    kept = checkpoint.restore(tmp_path / "checkpoints", target)
+    assert kept is not None and kept.metadata["epoch"] == 2
+    assert np.isfinite(kept.tree["state"].params["w"])
 
 
 def test_weights_of_another_architecture_are_listed(config, tmp_path):
