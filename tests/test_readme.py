@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from converters.torchvision_import import import_torchvision
+
 README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.torch
 def test_readme_programs_run():
     pytest.importorskip("torch")
-    pytest.importorskip("torchvision")
+    import_torchvision()
     blocks = re.findall(
         r"<!-- run as a test -->\n```python\n(.*?)```", README.read_text(), re.DOTALL
     )
