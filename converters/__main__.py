@@ -44,7 +44,8 @@ class Verify:
     weights: Path | None = None
     """A .pth or .safetensors file; without it the weights are random."""
     size: int | None = None
-    """Side of the images in pixels; by default the smallest that the model takes."""
+    """Side of the images in pixels; by default the smallest, 64 and 65, and 224 for the
+    seven backbones of transfer learning."""
     dtype: Literal["float32", "float64"] = "float64"
     """Type of all arithmetic."""
 
@@ -75,7 +76,11 @@ def list_weights(_: List) -> None:
     for name in ("model", "weights", "top-1 %", "parameters", "MiB", "here"):
         table.add_column(name, justify="right" if "%" in name else "left")
     for row in weights.TABLE:
-        here = download.cached_params_path(row).is_file() or download.find_cached(row)
+        # A look alone: the hash of gigabytes is for when a file is used.
+        here = download.cached_params_path(row).is_file() or any(
+            (folder / row.file).is_file()
+            for folder in (download.torch_cache_folder(), download.cache_folder())
+        )
         table.add_row(
             row.model,
             row.version + ("*" if weights.find(row.model) is row else ""),
@@ -139,11 +144,10 @@ def run_verify(command: Verify) -> None:
         if not everything:
             print(verify.layer_table(one))
         print(_summary(one), flush=True)
-    if everything:
-        # The README speaks of the default sizes in float64, and of nothing else.
-        whole = command.weights is None and command.size is None
-        readme = "README.md" if whole and command.dtype == "float64" else ""
-        _update_readme(Path(readme), verify.table(found))
+    if command == Verify("all"):  # the README speaks of the defaults alone
+        _update_readme(Path("README.md"), verify.table(found))
+    elif everything:
+        print(verify.table(found))
     faults = [fault for one in found for fault in one.faults]
     if faults:
         raise BoundError("; ".join(faults))
