@@ -1,4 +1,4 @@
-"""The backbones: torchvision's names, torchvision's attribute paths.
+"""The backbones, with torchvision's names and attribute paths, and the small nets.
 
 `create(name, rngs=nnx.Rngs(0))` is a model with random weights, `abstract(name)` one
 whose leaves a converter fills.
@@ -14,17 +14,19 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.models import (
+    cifar,
     densenet,
     googlenet,
     init,
     mobilenet,
     mobilenetv3,
     resnet,
+    srcnn,
     vgg,
 )
 from jaxvision.models.features import features as features
 
-FAMILIES: tuple[ModuleType, ...] = (
+BACKBONES: tuple[ModuleType, ...] = (
     vgg,
     resnet,
     densenet,
@@ -32,10 +34,14 @@ FAMILIES: tuple[ModuleType, ...] = (
     mobilenet,
     mobilenetv3,
 )
+FAMILIES = (*BACKBONES, cifar, srcnn)
 
 
 class Variant(NamedTuple):
-    """One architecture: how to build it, where its head is, how it is initialised."""
+    """One architecture: how to build it, where its head is, how it is initialised.
+
+    Without a classifier the head is "", and `build` takes no `num_classes`.
+    """
 
     name: str
     build: Callable[..., nnx.Module]
@@ -54,8 +60,13 @@ ALIASES: dict[str, str] = {
 
 
 def names() -> tuple[str, ...]:
-    """All model names, as torchvision spells them."""
-    return tuple(VARIANTS)
+    """All backbones, as torchvision spells them."""
+    return tuple(name for family in BACKBONES for name in family.VARIANTS)
+
+
+def small_names() -> tuple[str, ...]:
+    """The classifiers of 32x32 images, CIFAR-10's."""
+    return tuple(cifar.VARIANTS)
 
 
 def variant(name: str) -> Variant:
@@ -76,16 +87,17 @@ def variant(name: str) -> Variant:
 
 def abstract(name: str, *, num_classes: int = 1000) -> nnx.Module:
     """The model with `jax.ShapeDtypeStruct` leaves: no memory, no random numbers."""
-    build = variant(name).build
-    return nnx.eval_shape(lambda: build(num_classes=num_classes, rngs=nnx.Rngs(0)))
+    row = variant(name)
+    options = {"num_classes": num_classes} if row.head else {}
+    return nnx.eval_shape(lambda: row.build(**options, rngs=nnx.Rngs(0)))
 
 
 def create(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs) -> nnx.Module:
-    """The model with random weights, drawn by torchvision's scheme for the family.
+    """The model with random weights, drawn by torchvision's or the paper's scheme.
 
     Args:
-      name: a row of `names()` or an alias.
-      num_classes: width of the last layer.
+      name: a row of `VARIANTS` or an alias.
+      num_classes: width of the last layer; without a meaning for `srcnn`.
       rngs: its `params` stream seeds the draw.
 
     Raises:
@@ -98,7 +110,14 @@ def create(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def new_head(name: str, model: nnx.Module, *, rngs: nnx.Rngs) -> None:
-    """Draws the last layer afresh, as `torch.nn.Linear` does, in place."""
+    """Draws the last layer afresh, as `torch.nn.Linear` does, in place.
+
+    Raises:
+      ValueError: no such model, or it has no classifier.
+    """
+    head = variant(name).head
+    if not head:
+        raise ValueError(f"{name} has no classifier that a new one could replace")
     seed = np.asarray(jax.random.key_data(rngs.params()))
     rng = np.random.default_rng(seed)
-    init.initialize(model, init.Init(), rng, below=variant(name).head)
+    init.initialize(model, init.Init(), rng, below=head)

@@ -137,7 +137,8 @@ def _capture(model, forward: Callable, x) -> dict[str, jax.Array]:
 def _prune(model: nnx.Module) -> None:
     """Takes out the modules whose arrays the forward pass does not meet."""
     apply, params, stats = functionalize(model)
-    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    size = getattr(model, "image_size", 224)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     arrays = (params, stats)
     jaxpr = jax.make_jaxpr(lambda arrays, x: apply(*arrays, x)[0])(arrays, images).jaxpr
     used = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}

@@ -4,8 +4,8 @@ Numpy draws the 69 million numbers of a Wide ResNet-50-2 in a second, where one 
 program a leaf takes most of a minute, and the numbers are the same on every platform.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,6 +67,8 @@ class Init:
     conv_bias: Draw = torch_default
     linear: Draw = torch_default
     linear_bias: Draw = torch_default
+    layers: Mapping[str, "Init"] = field(default_factory=dict)
+    """What the modules at or under a dotted path have instead."""
 
 
 def initialize(
@@ -82,17 +84,20 @@ def initialize(
     """
     leaves = {}
     for path, module in modules(model):
-        if not has_prefix(tuple(map(str, path)), (below,)):
+        names = tuple(map(str, path))
+        if not has_prefix(names, (below,)):
             continue
+        own = (other for at, other in init.layers.items() if has_prefix(names, (at,)))
+        chosen = next(own, init)
         if isinstance(module, BatchNorm):
             values = {"scale": 1, "bias": 0, "mean": 0, "var": 1}
             for leaf, value in values.items():
                 leaves[*path, leaf] = np.full(module.scale.shape, value, np.float32)
         elif isinstance(module, nnx.Conv | nnx.Linear):
             draws = (
-                (init.conv, init.conv_bias)
+                (chosen.conv, chosen.conv_bias)
                 if isinstance(module, nnx.Conv)
-                else (init.linear, init.linear_bias)
+                else (chosen.linear, chosen.linear_bias)
             )
             shape = module.kernel.shape
             fan_in = int(np.prod(shape[:-1]))

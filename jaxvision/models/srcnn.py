@@ -1,0 +1,52 @@
+"""SRCNN: three convolutions that sharpen an image scaled up by bicubic interpolation.
+
+Reference: Dong et al., "Image Super-Resolution Using Deep Convolutional Networks",
+2014, arXiv:1501.00092.
+"""
+
+from functools import partial
+
+from flax import nnx
+
+from jaxvision.models.init import Init, kaiming_normal, normal, zeros
+from jaxvision.models.layers import conv
+
+
+class SRCNN(nnx.Module):
+    """Images `(n, h, w, 3)` in [0, 1], already of the final size, to better ones.
+
+    The borders are padded with zeros, so that the output is as large as the input. It
+    is not clipped. With `residual` the layers compute what is added to the input.
+    """
+
+    def __init__(self, *, sizes, residual=False, rngs):
+        first, second, third = sizes
+        self.conv1 = conv(3, 64, first, padding=first // 2, bias=True, rngs=rngs)
+        self.conv2 = conv(64, 32, second, padding=second // 2, bias=True, rngs=rngs)
+        self.conv3 = conv(32, 3, third, padding=third // 2, bias=True, rngs=rngs)
+        self.residual = residual
+
+    def __call__(self, x):
+        if x.ndim != 4 or x.shape[3] != 3:
+            raise ValueError(
+                f"SRCNN takes RGB images of shape (n, h, w, 3), got {x.shape}"
+            )
+        y = self.conv3(nnx.relu(self.conv2(nnx.relu(self.conv1(x)))))
+        return x + y if self.residual else y
+
+
+VARIANTS = {
+    f"srcnn_{''.join(map(str, sizes))}{suffix}": partial(
+        SRCNN, sizes=sizes, residual=bool(suffix)
+    )
+    for suffix in ("", "_residual")
+    for sizes in ((9, 5, 5), (9, 1, 5))
+}
+ALIASES = {"srcnn": "srcnn_955"}
+HEAD = ""  # it has no classifier
+INIT = Init(
+    conv=kaiming_normal("fan_in"),
+    conv_bias=zeros,
+    # The paper draws all three so; deeper layers would then start with hardly a signal.
+    layers={"conv3": Init(conv=normal(1e-3), conv_bias=zeros)},
+)
