@@ -5,7 +5,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,23 +27,41 @@ class RunError(RuntimeError):
     """The run failed: one line that says why and what is kept. Exit code 1."""
 
 
-def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
-    """The configuration: defaults, then a file, then the command line.
+def parse(
+    config_class: type[Config],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    presets: Mapping[str, dict[str, Any]] = types.MappingProxyType({}),
+) -> Config:
+    """The configuration: defaults, then a preset, a file and the command line.
 
     The file is that of `--config FILE`, or `config.yaml` in the folder of `--resume`.
+    The preset is the row of `presets` that `--preset` or the file names.
 
     Raises:
-      UsageError: the file is missing, or has an unknown key or a value of a wrong type.
+      UsageError: the file is missing, or has an unknown key or a value of a wrong type;
+        or there is no such preset.
       SystemExit: help was asked for, or the command line itself is wrong (exit code 2).
     """
-    path = _option(argv, "--config")
-    if path is None and (run := _option(argv, "--resume")) is not None:
+    path = _path(argv, "--config")
+    if path is None and (run := _path(argv, "--resume")) is not None:
         path = run / "config.yaml"
         if not path.is_file():
             raise UsageError(
                 f"--resume {run}: there is no config.yaml, so it is no run"
             )
-    default = config_class() if path is None else read_yaml(config_class, path)
+    values = {} if path is None else _read(path)
+    preset = _option(argv, "--preset") or values.get("preset")
+    default = config_class()
+    if preset is not None and presets:
+        if preset not in presets:
+            raise UsageError(
+                f"--preset: unknown preset {preset!r}; use {', '.join(presets)}"
+            )
+        default = _over(default, presets[preset], where=f"--preset {preset}")
+    if path is not None:
+        default = _over(default, values, where=str(path))
     description = (config_class.__doc__ or "").strip()
     try:
         return tyro.cli(
@@ -54,11 +72,15 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
 
 
 def run_cli(
-    config_class: type[Config], main: Callable[[Config], Any], *, prog: str
+    config_class: type[Config],
+    main: Callable[[Config], Any],
+    *,
+    prog: str,
+    presets: Mapping[str, dict[str, Any]] = types.MappingProxyType({}),
 ) -> None:
     """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
     try:
-        config = parse(config_class, sys.argv[1:], prog=prog)
+        config = parse(config_class, sys.argv[1:], prog=prog, presets=presets)
         _check_environment()
         main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
@@ -80,14 +102,19 @@ def _check_environment() -> None:
         raise UsageError(str(error)) from error
 
 
-def _option(argv: Sequence[str], name: str) -> Path | None:
+def _path(argv: Sequence[str], name: str) -> Path | None:
+    value = _option(argv, name)
+    return None if value is None else Path(value)
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
     for index, word in enumerate(argv):
         if word == name:
             if index + 1 == len(argv):
-                raise UsageError(f"{name} needs a path")
-            return Path(argv[index + 1])
+                raise UsageError(f"{name} needs a value")
+            return argv[index + 1]
         if word.startswith(f"{name}="):
-            return Path(word.removeprefix(f"{name}="))
+            return word.removeprefix(f"{name}=")
     return None
 
 
@@ -97,6 +124,10 @@ def read_yaml(config_class: type[Config], path: Path) -> Config:
     A run's own `config.yaml` is read too: what it says of the machine stands under
     `environment`, which is skipped.
     """
+    return _over(config_class(), _read(path), where=str(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -109,7 +140,7 @@ def read_yaml(config_class: type[Config], path: Path) -> Config:
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds a {type(values).__name__}, not options by name")
     values.pop("environment", None)
-    return _build(config_class, values, where=str(path), prefix="")
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -125,9 +156,10 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain(dataclasses.asdict(config))
 
 
-def _build(config_class: type, values: dict, *, where: str, prefix: str) -> Any:
-    hints = typing.get_type_hints(config_class)
-    built = {}
+def _over(default: Any, values: dict, *, where: str, prefix: str = "") -> Any:
+    """The dataclass `default` with other values, each checked by name and type."""
+    hints = typing.get_type_hints(type(default))
+    changed = {}
     for key, value in values.items():
         if key not in hints:
             close = get_close_matches(str(key), hints, n=1)
@@ -135,16 +167,15 @@ def _build(config_class: type, values: dict, *, where: str, prefix: str) -> Any:
             raise UsageError(f"{where}: unknown option {prefix}{key}{hint}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            value = _build(
-                typing.cast(type, hint), value, where=where, prefix=f"{prefix}{key}."
-            )
+            nested = getattr(default, key)
+            value = _over(nested, value, where=where, prefix=f"{prefix}{key}.")
         elif not _fits(value, hint):
             raise UsageError(
                 f"{where}: {prefix}{key} is {value!r}, which is not {_spelled(hint)}"
             )
-        built[key] = _converted(value, hint)
+        changed[key] = _converted(value, hint)
     try:
-        return config_class(**built)
+        return dataclasses.replace(default, **changed)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
 
@@ -161,7 +192,8 @@ def _fits(value: Any, hint: Any) -> bool:
                 return True
         elif typing.get_origin(option) is tuple:
             item = typing.get_args(option)[0]
-            if isinstance(value, list) and all(_fits(entry, item) for entry in value):
+            entries = value if isinstance(value, list) else [value]
+            if all(_fits(entry, item) for entry in entries):
                 return True
         elif option is float:
             if _is_number(value):
@@ -189,7 +221,10 @@ def _converted(value: Any, hint: Any) -> Any:
         return float(value)
     if isinstance(value, str) and Path in options:
         return Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    if any(typing.get_origin(option) is tuple for option in options):
+        # One value needs no brackets, as on the command line.
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
 
 
 def _spelled(hint: Any) -> str:

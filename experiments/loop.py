@@ -32,7 +32,7 @@ class Plan:
     run_steps: Callable
     """As `jaxvision.train.make_epoch` gives it."""
     data: dict[str, jax.Array]
-    """The training set on the device: `image` and `label`."""
+    """The training set on the device: arrays of one length, `image` among them."""
     fingerprint: str
     """A digest of the training set, the same for the same photos and classes."""
     metrics: tuple[str, ...]
@@ -46,24 +46,27 @@ class Plan:
     learning_rate: Callable[[int], Any]
     """The schedule, by step."""
     judged_by: str
-    """The validation number whose largest value marks the best epoch."""
+    """The column whose largest value marks the epoch to keep; `epoch` is the last."""
     keep_best: Callable[[TrainState, Path], None]
     """Called with a new best epoch's state and the folder, before its checkpoint."""
+    repeat: int = 1
+    """How often an epoch shows each image, where a random crop of it is another one."""
 
     @property
     def steps(self) -> int:
         """Steps an epoch; images that do not fill a batch wait for another epoch."""
-        return len(self.data["label"]) // self.batch_size
+        return self.repeat * len(self.data["image"]) // self.batch_size
 
     def order(self, epoch: int) -> jax.Array:
         """The order of the images in an epoch, counted from zero."""
         key = jax.random.fold_in(self.key, epoch)
-        return jax.random.permutation(key, len(self.data["label"]))
+        count = len(self.data["image"])
+        return jax.random.permutation(key, self.repeat * count) % count
 
     def no_sums(self) -> dict[str, jax.Array]:
         """The sums of the metrics before an epoch's first step."""
         zeros = {name: np.zeros((), np.float32) for name in self.metrics}
-        return jax.device_put(zeros, self.data["label"].sharding)
+        return jax.device_put(zeros, self.data["image"].sharding)
 
 
 def fit(

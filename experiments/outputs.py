@@ -26,17 +26,19 @@ def write_outputs(
     split: Split,
     classes: Sequence[str],
     logits: Array,
+    kept: str,
     notes: Sequence[str],
     report: Reporter,
 ) -> dict[str, float]:
     """Writes all of a run folder that follows from its last predictions.
 
     Args:
-      logits: `(n, classes)`, of the images in `split`, by the best epoch's model.
+      logits: `(n, classes)`, of the images in `split`, by the kept epoch's model.
+      kept: which epoch that is: "best epoch" or "last epoch".
       notes: warnings that a reader must not miss.
 
     Returns:
-      `val_accuracy` and `val_macro_f1` of the best epoch's model.
+      `val_accuracy` and `val_macro_f1` of the kept epoch's model.
     """
     scores = np.asarray(logits, np.float64)
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -74,8 +76,8 @@ def write_outputs(
     for note in notes:
         report.say(f"WARNING: {note}", style="bold yellow")
     report.say(
-        f"best epoch: accuracy {numbers['val_accuracy']:.2%}, macro F1 "
-        f"{numbers['val_macro_f1']:.3f}, {len(split)} validation photos; see {page}"
+        f"{kept}: accuracy {numbers['val_accuracy']:.2%}, macro F1 "
+        f"{numbers['val_macro_f1']:.3f}, {len(split)} validation images; see {page}"
     )
     return numbers
 
@@ -84,7 +86,7 @@ def _per_class_table(matrix: np.ndarray, classes: Sequence[str]) -> Table:
     rates = metrics.per_class(matrix)
     table = Table(box=None, header_style="bold")
     table.add_column("class")
-    for name in ("precision", "recall", "F1", "photos"):
+    for name in ("precision", "recall", "F1", "images"):
         table.add_column(name, justify="right")
     for index in np.argsort(rates.f1, kind="stable"):
         table.add_row(

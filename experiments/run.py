@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import yaml
@@ -181,7 +181,7 @@ class Reporter:
             self.say(f"{title}: {done / max(total, 1):.0%}  {note}")
 
 
-def interrupted(folder: Path, module: str, stop: Stop) -> None:
+def interrupted(folder: Path, module: str, stop: Stop) -> NoReturn:
     """Ends the process after a signal, saying how to go on."""
     print(
         f"stopped; all is saved. To go on: python -m {module} --resume {folder}",

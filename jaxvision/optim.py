@@ -21,10 +21,13 @@ class Optim:
     """Largest learning rate."""
     momentum: float = 0.9
     """Momentum of sgd."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
     weight_decay: float = 1e-4
     """Weight decay of all parameters."""
-    schedule: Literal["constant", "step", "cosine"] = "cosine"
-    """step: times gamma after each step-epochs; cosine: to zero at the end."""
+    schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
+    """step: times gamma after each step-epochs; cosine and linear: to zero at the
+    end."""
     step_epochs: int = 7
     """Epochs between two drops of the step schedule."""
     gamma: float = 0.1
@@ -65,6 +68,7 @@ def make_schedule(
             config.lr, dict.fromkeys(drops, config.gamma)
         ),
         "cosine": lambda: optax.cosine_decay_schedule(config.lr, rest),
+        "linear": lambda: optax.linear_schedule(config.lr, 0.0, rest),
     }[config.schedule]()
     if warmup == 0:
         return main
@@ -79,7 +83,10 @@ def make_optimizer(
     """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`."""
     decay = optax.add_decayed_weights(config.weight_decay)
     parts: dict[str, Callable[[], list[optax.GradientTransformation]]] = {
-        "sgd": lambda: [decay, optax.trace(config.momentum)],
+        "sgd": lambda: [
+            decay,
+            optax.trace(config.momentum, nesterov=config.nesterov),
+        ],
         "adam": lambda: [decay, optax.scale_by_adam()],
         "adamw": lambda: [optax.scale_by_adam(), decay],
     }

@@ -1,7 +1,7 @@
 """Training and evaluation as pure, compiled functions of a state and arrays."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import jax
@@ -27,6 +27,8 @@ class TrainState:
     """BatchNorm's running statistics."""
     opt_state: optax.OptState
     """State of the optimiser, for the trained leaves alone."""
+    average: Tree = field(default_factory=dict)
+    """`params` and `stats` averaged over the steps; empty where nothing is averaged."""
 
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
@@ -40,10 +42,38 @@ def init_state(
     tx: optax.GradientTransformation,
     *,
     frozen: tuple[str, ...] = (),
+    ema: float = 0.0,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; see `make_train_step` for the options."""
     trained, _ = optim.split_frozen(params, frozen)
-    return TrainState(jnp.zeros((), jnp.int32), params, stats, tx.init(trained))
+    # A copy, because no buffer can be donated twice.
+    average = jax.tree.map(jnp.copy, _averaged(params, stats)) if ema else {}
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, stats, tx.init(trained), average
+    )
+
+
+def evaluated(state: TrainState) -> tuple[Tree, Tree]:
+    """`(params, stats)` to evaluate and to keep: the averaged ones where there are."""
+    if state.average:
+        return state.average["params"], state.average["stats"]
+    return state.params, state.stats
+
+
+def _averaged(params: Tree, stats: Tree) -> Tree:
+    return {"params": params, "stats": stats}
+
+
+def _moved(average: Tree, current: Tree, decay: float, step: Array) -> Tree:
+    """The exponential moving average, one step on.
+
+    The first steps count more, `(1 + step) / (10 + step)` being the largest decay, or
+    the random initial weights would be felt for `1 / (1 - decay)` steps.
+    """
+    now = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(
+        lambda a, b: a + (1 - now).astype(a.dtype) * (b - a), average, current
+    )
 
 
 def make_train_step(
@@ -52,6 +82,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     *,
     frozen: tuple[str, ...] = (),
+    ema: float = 0.0,
 ) -> TrainStep:
     """`step(state, batch, key) -> (state, metrics)`, compiled, the state donated.
 
@@ -61,6 +92,8 @@ def make_train_step(
       tx: the optimiser.
       frozen: path prefixes that are not differentiated; the rest of the work of their
         gradients is never done, and they have no optimiser state.
+      ema: decay of the exponential moving average of parameters and statistics, in
+        [0, 1); 0 keeps none.
 
     The key is folded with `state.step`, so that one key serves a whole run.
     """
@@ -81,7 +114,10 @@ def make_train_step(
         grads, (stats, metrics) = jax.grad(objective, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         params = optim.join(cast(Tree, optax.apply_updates(trained, updates)), fixed)
-        return TrainState(state.step + 1, params, stats, opt_state), metrics
+        average = state.average
+        if ema:
+            average = _moved(average, _averaged(params, stats), ema, state.step)
+        return TrainState(state.step + 1, params, stats, opt_state, average), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -11,7 +11,7 @@ from jaxvision.optim import Optim
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "adamw"])
 def test_optimizer_equals_torch(float64, name):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
@@ -19,10 +19,14 @@ def test_optimizer_equals_torch(float64, name):
     parameter = torch.nn.Parameter(torch.tensor(start))
     theirs = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        "nesterov": lambda p: torch.optim.SGD(
+            p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True
+        ),
         "adam": lambda p: torch.optim.Adam(p, lr=0.1, weight_decay=0.01),
         "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.01),
     }[name]([parameter])
-    tx = optim.make_optimizer(Optim(name=name, weight_decay=0.01), 0.1)
+    options = {"nesterov": {"name": "sgd", "nesterov": True}}.get(name, {"name": name})
+    tx = optim.make_optimizer(Optim(**options, weight_decay=0.01), 0.1)
     params = {"w": jnp.asarray(start)}
     state = tx.init(params)
     for gradient in gradients:
