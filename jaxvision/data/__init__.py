@@ -1,4 +1,4 @@
-"""Data sets by one word: `open_dataset("demo")`, a folder, a .npz file."""
+"""Data sets by one word: `open_dataset("demo")`, a folder, a .npz file, tfds's."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,14 @@ from jaxvision.data.decode import Sizes
 from jaxvision.data.demo import demo_photos, open_demo
 from jaxvision.data.folder import open_folder
 from jaxvision.data.npz import open_npz
+from jaxvision.data.tfds import open_tfds
 
 __all__ = ["Dataset", "Progress", "Split", "demo_photos", "open_dataset"]
 
 _SPECS = (
     "'demo', a folder (train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg), "
-    "or a .npz file with x_train, y_train, x_test, y_test"
+    "or a .npz file with x_train, y_train, x_test, y_test, or tfds:NAME, a set of "
+    "TensorFlow Datasets"
 )
 
 
@@ -30,11 +32,12 @@ def open_dataset(
 
     Args:
       spec: `demo`; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
-        which is split; or a `.npz` file with Keras's keys.
+        which is split; a `.npz` file with Keras's keys; or `tfds:NAME`, an image
+        classification set of TensorFlow Datasets.
       train_size: side of the training squares, in pixels.
       eval_resize: the short side to which evaluation resizes.
       eval_crop: side of the evaluation crops.
-      seed: chooses the validation images where the folder is split here.
+      seed: chooses the validation images where the set is split here.
       progress: called with (done, total) after each photograph; once more from the
         start where unreadable files make a folder be split anew.
 
@@ -47,10 +50,8 @@ def open_dataset(
     if spec == "demo":
         return open_demo(sizes=sizes, progress=progress)
     if spec.startswith("tfds:"):
-        raise ValueError(
-            f"data {spec!r}: TensorFlow Datasets are not supported in this version; "
-            "save the images as a folder (train/CLASS/*.jpg) or a .npz file"
-        )
+        name = spec.removeprefix("tfds:")
+        return open_tfds(name, sizes=sizes, seed=seed, progress=progress)
     if spec and os.path.isdir(path):
         return open_folder(path, sizes=sizes, seed=seed, progress=progress)
     if path.suffix.lower() == ".npz":
