@@ -17,7 +17,7 @@ from experiments.cifar10 import PRESETS, Config
 from experiments.config import UsageError, parse
 from experiments.run import Reporter
 from jaxvision import losses, models, train
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, modules
 from jaxvision.models import cifar
 from jaxvision.optim import Optim
 
@@ -208,6 +208,19 @@ def test_grid_has_a_cell_for_each_combination():
     assert cells[3].config == replace(config, model=("fcn",), seed=6, repeats=1)
 
 
+def test_dropout_replaces_the_rate_of_the_table(npz):
+    data = classification.open_data(
+        str(npz), cifar10.CIFAR10, train_size=32, seed=0, report=Reporter()
+    )
+
+    def rates(config):
+        layers = modules(cifar10.build(config, data))
+        return [m.rate for _, m in layers if isinstance(m, nnx.Dropout)]
+
+    assert rates(Config(model=("fcn",))) == [0.2, 0.2]
+    assert rates(Config(model=("fcn",), dropout=0.0)) == [0.0, 0.0]
+
+
 def test_fast_net_starts_whitened_and_stays_so(npz):
     config = Config(model=("cnn_lean",), data=str(npz), batch_size=16)
     data = classification.open_data(
@@ -219,7 +232,7 @@ def test_fast_net_starts_whitened_and_stays_so(npz):
     np.testing.assert_allclose(
         model.whiten.kernel[...], cifar.whitening(images), rtol=1e-3, atol=1e-3
     )
-    training = cifar10._training(config, dataset=data)
+    training = cifar10.make(config, data)
     state = jax.eval_shape(training.start, model)
     momentum = jax.tree_util.tree_leaves_with_path(state.opt_state)
     paths = {jax.tree_util.keystr(path) for path, _ in momentum}
