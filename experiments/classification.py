@@ -172,7 +172,8 @@ def run(
     )
     if len(history) < plan.epochs:
         return None
-    _, params, stats = functionalize(load_bundle(folder / "model.safetensors").model)
+    bundle = load_bundle(folder / "model.safetensors")
+    _, params, stats = functionalize(bundle.model)
     notes = list(notes)
     if dataset.skipped:
         listed = "; ".join(dataset.skipped[:5])
@@ -182,8 +183,8 @@ def run(
         title=title,
         summary=summary,
         history=history,
-        split=dataset.val,
-        classes=dataset.classes,
+        dataset=dataset,
+        bundle=bundle,
         logits=training.predict(params, stats),
         kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
         notes=notes,

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 from rich.table import Table
 
+from converters.bundle import Bundle
+from experiments.analyze import full_report
+from experiments.predict import softmax
 from experiments.run import Reporter
 from jaxvision import metrics
-from jaxvision.data import Split
+from jaxvision.data import Dataset
 from jaxvision.report import plots
-from jaxvision.report.mistakes import worst_mistakes
-from jaxvision.report.page import write_report
 from jaxvision.report.predictions import write_predictions
 from jaxvision.typing import Array
 
@@ -23,8 +23,8 @@ def write_outputs(
     title: str,
     summary: dict[str, str],
     history: list[dict[str, float]],
-    split: Split,
-    classes: Sequence[str],
+    dataset: Dataset,
+    bundle: Bundle,
     logits: Array,
     kept: str,
     notes: Sequence[str],
@@ -33,16 +33,18 @@ def write_outputs(
     """Writes all of a run folder that follows from its last predictions.
 
     Args:
-      logits: `(n, classes)`, of the images in `split`, by the kept epoch's model.
+      dataset: what was trained on and judged by.
+      bundle: the kept epoch's model.
+      logits: `(n, classes)`, what it says of the validation images.
       kept: which epoch that is: "best epoch" or "last epoch".
       notes: warnings that a reader must not miss.
 
     Returns:
       `val_accuracy` and `val_macro_f1` of the kept epoch's model.
     """
-    scores = np.asarray(logits, np.float64)
-    probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    split, classes = dataset.val, dataset.classes
+    # As in the table, from which the report can be built anew.
+    probabilities = softmax(np.asarray(logits)).astype(np.float32)
     predictions, confidences = probabilities.argmax(1), probabilities.max(1)
     matrix = metrics.confusion_matrix(split.labels, predictions, len(classes))
     pairs = metrics.confused_pairs(matrix, classes, top=8)
@@ -54,16 +56,16 @@ def write_outputs(
     plots.curves(history, folder / "curves.png")
     plots.confusion(matrix, classes, folder / "confusion.png")
     plots.mistakes(*judged, folder / "mistakes.png", paths=split.paths)
-    page = write_report(
+    page, lines = full_report(
         folder,
         title=title,
         summary=summary,
-        config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
         history=history,
+        train=dataset.train,
+        val=split,
         classes=classes,
-        matrix=matrix,
-        pairs=pairs,
-        mistakes=worst_mistakes(*judged, paths=split.paths),
+        probabilities=probabilities,
+        bundle=bundle,
         notes=notes,
     )
     numbers = {
@@ -73,6 +75,8 @@ def write_outputs(
     report.table(_per_class_table(matrix, classes))
     for pair in pairs[:3]:
         report.say(str(pair))
+    for line in lines:
+        report.say(line["text"])
     for note in notes:
         report.say(f"WARNING: {note}", style="bold yellow")
     report.say(

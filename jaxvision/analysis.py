@@ -25,8 +25,8 @@ RISE = 0.02
 """By which share the validation loss must have risen; less is noise."""
 CERTAIN = 0.8
 """A probability that always counts for a class."""
-NEVER = 0.1
-"""A class predicted for less than this share of its images' number is ignored."""
+MISSED = 0.1
+"""A class of whose images less than this share is recognised is missed."""
 
 Interval = tuple[float, float]
 """Lower and upper bound, 95 %."""
@@ -106,12 +106,20 @@ class LabelIssue(NamedTuple):
     other: float
 
 
-class Ignored(NamedTuple):
-    """A class that is never or almost never predicted, and how many images it has."""
+class Missed(NamedTuple):
+    """A class that the model ignores, or always takes for another.
+
+    Attributes:
+      index: of the class.
+      support: how many images belong to it.
+      predicted: how many images were given the class.
+      right: how many of those belong to it.
+    """
 
     index: int
     support: int
     predicted: int
+    right: int
 
 
 def calibration(
@@ -298,14 +306,20 @@ def overfitting(
     return best if worse.all() else None
 
 
-def ignored_classes(matrix: Matrix, *, share: float = NEVER) -> tuple[Ignored, ...]:
-    """The classes that are predicted less often than `share` of their images' number.
+def missed_classes(matrix: Matrix, *, share: float = MISSED) -> tuple[Missed, ...]:
+    """The classes of whose images less than `share` is recognised.
 
-    Classes without images cannot be ignored and are left out.
+    A class that is never or hardly ever predicted is among them; so is one that is
+    predicted for other classes' images. Classes without images are left out.
     """
-    support, predicted = np.sum(matrix, axis=1), np.sum(matrix, axis=0)
-    (found,) = np.nonzero((support > 0) & (predicted < share * support))
-    return tuple(Ignored(int(i), int(support[i]), int(predicted[i])) for i in found)
+    counts = np.asarray(matrix)
+    support, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    right = np.diagonal(counts)
+    (found,) = np.nonzero((support > 0) & (right < share * support))
+    return tuple(
+        Missed(i, int(support[i]), int(predicted[i]), int(right[i]))
+        for i in found.tolist()
+    )
 
 
 def _checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,6 @@ content security policy forbids every request. Curves and tables are drawn by th
 so that they follow its colours, its width and a screen reader.
 """
 
-import base64
-import io
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,15 +15,16 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from PIL import Image
 
-from jaxvision import metrics
+from jaxvision import analysis, metrics
 from jaxvision.files import write_bytes
 from jaxvision.metrics import ConfusedPair, Matrix, PerClass
+from jaxvision.report import analysis_page, plots
 from jaxvision.report import history as curves_of
-from jaxvision.report import plots
+from jaxvision.report.findings import Findings
 from jaxvision.report.history import History
 from jaxvision.report.mistakes import Mistake
+from jaxvision.report.photos import data_uri, jpeg
 
 LARGEST_MATRIX = 60
 """Beyond this many classes the page has the confused pairs alone, not the matrix."""
@@ -52,6 +51,7 @@ def write_report(
     per_class: PerClass | None = None,
     pairs: Sequence[ConfusedPair] = (),
     mistakes: Sequence[Mistake] | None = None,
+    findings: Findings | None = None,
     notes: Sequence[str] = (),
     pictures: Mapping[str, str | Path] | None = None,
     commands: Mapping[str, str] | None = None,
@@ -72,6 +72,8 @@ def write_report(
       per_class: `metrics.per_class(matrix)`; computed where it is not given.
       pairs: the most confused pairs, most frequent first.
       mistakes: what `worst_mistakes` gave; an empty list says that there are none.
+      findings: what `findings.gather` gave: further sections, and the hardest images
+        in place of `mistakes`.
       notes: warnings that a reader must not miss.
       pictures: further pictures, caption -> file; relative paths start in `folder`.
       commands: what to do with the model, sentence -> command; without it, how to
@@ -94,6 +96,9 @@ def write_report(
         "history": _history_table(history),
         "pairs": pairs,
         "mistakes": None if mistakes is None else [_photo(m) for m in mistakes],
+        "findings": None
+        if findings is None
+        else analysis_page.describe(findings, history, classes),
         "pictures": [
             (caption, _embed(folder / path))
             for caption, path in (pictures or {}).items()
@@ -107,13 +112,14 @@ def write_report(
         rates = metrics.per_class(matrix) if per_class is None else per_class
         context |= _evaluation(np.asarray(matrix), classes, rates)
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["soft"] = _soft
-    html = environment.from_string(_resource("page.html")).render(context)
+    html = environment.get_template("page.html").render(context)
     target = folder / "report.html"
     # A file name that is no UTF-8 must not cost the report.
     write_bytes(target, html.encode("utf-8", "replace"))
@@ -153,6 +159,8 @@ def _evaluation(
     """Everything the page says about the predictions."""
     total, right = int(matrix.sum()), int(np.trace(matrix))
     low, high = metrics.wilson_interval(right, total)
+    drawn = analysis.bootstrap(matrix)
+    hits = np.diagonal(matrix).tolist()
     # A class without images has no score of its own, and is neither best nor worst.
     rows = [
         {
@@ -160,6 +168,9 @@ def _evaluation(
             "precision": rates.precision[i] if rates.predicted[i] else None,
             "recall": rates.recall[i] if rates.support[i] else None,
             "f1": rates.f1[i] if rates.support[i] else None,
+            "precision_range": _range(hits[i], int(rates.predicted[i])),
+            "recall_range": _range(hits[i], int(rates.support[i])),
+            "f1_range": drawn.f1[i] if rates.support[i] else None,
             "support": int(rates.support[i]),
         }
         for i in np.argsort(-np.where(rates.support > 0, rates.f1, -1), kind="stable")
@@ -175,6 +186,7 @@ def _evaluation(
             "high": high,
             "accuracy": right / total,
             "macro_f1": metrics.macro_f1(matrix),
+            "f1_range": drawn.macro_f1,
             "largest": classes[int(np.argmax(rates.support))],
             "guess": int(rates.support.max()) / total,
             "best": scored[0] if len(scored) > 1 else None,
@@ -184,6 +196,11 @@ def _evaluation(
         "classes": classes,
         "cells": _cells(matrix, classes) if len(classes) <= LARGEST_MATRIX else None,
     }
+
+
+def _range(count: int, total: int) -> tuple[float, float] | None:
+    """The 95 % interval of a share; a share of nothing has none."""
+    return metrics.wilson_interval(count, total) if total else None
 
 
 def _cells(matrix: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -253,12 +270,7 @@ def _history_table(history: History) -> dict[str, Any]:
 
 def _photo(mistake: Mistake) -> dict[str, Any]:
     """A mistake with its photo as a small JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(mistake.image).save(buffer, "JPEG", quality=88, subsampling=0)
-    return {
-        **mistake._asdict(),
-        "image": _data_uri("image/jpeg", buffer.getvalue()),
-    }
+    return {**mistake._asdict(), "image": jpeg(mistake.image)}
 
 
 def _embed(path: Path) -> str:
@@ -268,11 +280,7 @@ def _embed(path: Path) -> str:
         raise ValueError(
             f"{path}: a report can hold {', '.join(MEDIA_TYPES)}, not {path.suffix!r}"
         )
-    return _data_uri(kind, path.read_bytes())
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return data_uri(kind, path.read_bytes())
 
 
 def _tables(

@@ -40,19 +40,21 @@ class Predictions(NamedTuple):
 def write_predictions(
     path: str | Path,
     paths: Sequence[str],
-    labels: IntVector,
+    labels: IntVector | None,
     probabilities: Probabilities,
     classes: Sequence[str],
 ) -> None:
     """Writes one line an image: path, label, prediction, confidence, probabilities.
 
     Label and prediction are written by name. Probabilities have as many digits as a
-    float32 needs to come back to the same bits.
+    float32 needs to come back to the same bits. Of images whose class nobody knows,
+    `labels` is None, and the table has no such column.
 
     Raises:
       ValueError: the lengths do not fit, or two classes have one name.
     """
-    indices = np.asarray(labels)
+    known = labels is not None
+    indices = np.asarray(labels if known else np.zeros(len(paths), int))
     table = np.asarray(probabilities, dtype=np.float32)
     if table.shape != (len(paths), len(classes)) or indices.shape != (len(paths),):
         raise ValueError(
@@ -63,13 +65,13 @@ def write_predictions(
         raise ValueError(f"two classes have one name: {', '.join(sorted(classes))}")
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow((*FIXED_COLUMNS, *classes))
+        fixed = [name for name in FIXED_COLUMNS if known or name != "label"]
+        rows.writerow((*fixed, *classes))
         for source, label, row in zip(paths, indices, table, strict=True):
             best = int(np.argmax(row))
             shares = [str(value) for value in row]
-            rows.writerow(
-                (source, classes[label], classes[best], shares[best], *shares)
-            )
+            truth = [classes[label]] if known else []
+            rows.writerow((source, *truth, classes[best], shares[best], *shares))
 
 
 def read_predictions(path: str | Path) -> Predictions:

@@ -1,0 +1,248 @@
+"""`analyze` finds what is planted in a run, and says it to a person."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from flax import nnx
+
+from converters.bundle import save_bundle
+from experiments import analyze
+from experiments.analyze import Config
+from experiments.config import UsageError
+from experiments.run import write_metrics
+from jaxvision import models
+from jaxvision.data import Split
+from jaxvision.functional import functionalize
+from jaxvision.preprocess import Preprocessing
+from jaxvision.report import analysis_page
+from jaxvision.report.findings import gather
+from jaxvision.report.predictions import write_predictions
+from tests.analysed_run import run as run
+from tests.test_report import Reader, history_of, photos, write
+
+
+def sections(html):
+    """The page's sections: id of the heading -> the section."""
+    parts = re.split(r'<section[^>]*aria-labelledby="([\w-]+)"', html)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    """The page of the run with the planted problems, and what was said of it."""
+    numbers = analyze.main(Config(run=run.folder))
+    assert numbers == pytest.approx({name: run.numbers[name] for name in numbers})
+    return (run.folder / "report.html").read_text("utf-8")
+
+
+# --- the planted problems
+
+
+def test_analyze_finds_the_leaked_duplicate(page):
+    part = sections(page)["duplicates"].replace("<wbr>", "")
+    assert "1 validation image is in the training set" in " ".join(part.split())
+    assert "train/blue/7.png" in part and "val/blue/leaked.jpg" in part
+    assert part.count("<img") == 2
+
+
+def test_analyze_finds_the_swapped_labels(page):
+    part = sections(page)["labels"].replace("<wbr>", "")
+    found = {}
+    for item in part.split("<li>")[1:]:
+        (label,) = re.findall(r"labelled (\w+)", item)
+        (suggestion,) = re.findall(r"perhaps (\w+)</b>", item)
+        (path,) = re.findall(r"val/\w+/\w+\.\w+(?=</span>)", item)
+        found[path] = label, suggestion
+    assert found.pop("val/green/swapped.png") == ("green", "red")
+    assert found.pop("val/blue/swapped.png") == ("blue", "green")
+    assert set(found.values()) == {("scarlet", "red")}
+
+
+def test_analyze_finds_the_class_that_the_model_ignores(page):
+    assert "“scarlet” is never predicted" in " ".join(sections(page)["classes"].split())
+    first = " ".join(sections(page)["first"].split())
+    assert "“scarlet” is never or hardly ever predicted" in first
+    for target in ("classes", "duplicates", "labels"):
+        assert f'href="#{target}"' in first
+
+
+def test_analyze_explains_the_mistakes_with_grad_cam(page):
+    part = sections(page)["mistakes"]
+    assert part.count('alt="What speaks for red"') == 3
+    assert part.count("What speaks for scarlet") == 2
+
+
+# --- the page
+
+
+def test_page_with_findings_is_one_sound_file(page):
+    reader = Reader(page)
+    links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert all(link.startswith(("data:", "#")) for link in links)
+    targets = {link[1:] for link in links if link.startswith("#")}
+    ids = re.findall(r'\bid="([^"]+)"', page)  # those inside the pictures too
+    assert targets <= set(ids) and len(ids) == len(set(ids))
+    assert reader.tags.count("h1") == 1
+    assert all(image["alt"] for image in reader.images)
+    assert len(page) < 1_500_000
+
+
+def test_report_is_rebuilt_to_the_same_bytes(run, page):
+    (run.folder / "report.html").unlink()
+    analyze.main(Config(run=run.folder))
+    assert (run.folder / "report.html").read_text("utf-8") == page
+
+
+def findings_of(labels, table, history=(), explain=None):
+    labels = np.asarray(labels, np.int32)
+    images = photos(len(labels) + 4)
+    names = tuple(f"val/{i}.png" for i in range(len(labels)))
+    val = Split(images[4:], labels, names)
+    train = Split(images[:4], np.zeros(4, np.int32), ("a", "b", "c", "d"))
+    return gather(train, val, np.asarray(table), ("roses", "tulips"), history)
+
+
+def overfitted(epochs=6):
+    rows = history_of(epochs)
+    return [row | {"val_loss": 1 + abs(epoch - 2)} for epoch, row in enumerate(rows, 1)]
+
+
+def test_page_says_where_overfitting_starts(tmp_path):
+    table = [[0.9, 0.1], [0.2, 0.8]]
+    findings = findings_of([0, 1], table, overfitted())
+    assert findings.overfitted == 1
+    html = write(
+        tmp_path,
+        classes=("roses", "tulips"),
+        matrix=np.eye(2, dtype=int),
+        pairs=[],
+        history=overfitted(),
+        findings=findings,
+    )
+    text = Reader(html).text
+    assert "From epoch 2 on the model learned its examples by heart" in text
+    assert "fell from 1.000 to 0.333" in text and "rose from 1.000 to 5.000" in text
+    assert "no sign of overfitting" not in text
+    assert "Every validation image was recognised" in text
+    lines = analysis_page.first_look(findings, overfitted(), ("roses", "tulips"))
+    assert [line["target"] for line in lines] == ["training"]
+
+
+def test_page_of_a_sound_run_says_that_nothing_stands_out(tmp_path):
+    findings = findings_of([0, 1], [[0.9, 0.1], [0.2, 0.8]], history_of(3))
+    html = write(
+        tmp_path,
+        classes=("roses", "tulips"),
+        matrix=np.eye(2, dtype=int),
+        pairs=[],
+        findings=findings,
+    )
+    text = Reader(html).text
+    assert "Nothing stands out" in text and "no sign of overfitting" in text
+    assert "no image is there twice" in text
+    assert "None: the model is nowhere sure" in text
+
+
+def test_a_boaster_is_called_so_and_a_poor_model_is_not_asked_about_labels():
+    labels = [0, 1] * 40
+    table = [[0.99, 0.01]] * 80
+    findings = findings_of(labels, table)
+    lines = analysis_page.first_look(findings, [], ("roses", "tulips"))
+    said = {line["target"]: line["text"] for line in lines}
+    assert (
+        "surer than it is right: 99.0 % sure on average, right in 50.0 %"
+        in (said["certainty"])
+    )
+    assert "“tulips” is never or hardly ever predicted" in said["classes"]
+    assert "labels" not in said and findings.suspect_count == 40
+
+
+def test_hard_images_are_those_of_the_highest_loss_and_pairs_the_surest():
+    table = [[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.8, 0.2], [0.1, 0.9]]
+    findings = findings_of([0, 1, 1, 1, 1], table)
+    assert [one.picture.path for one in findings.hard[:3]] == [
+        "val/3.png",
+        "val/1.png",
+        "val/2.png",
+    ]
+    assert findings.hard[0].loss == pytest.approx(-np.log(0.2))
+    (pair,) = findings.pairs
+    assert [one.path for one in pair.mistaken] == ["val/3.png", "val/1.png"]
+    assert [one.path for one in pair.typical] == ["val/0.png"]
+
+
+# --- CIFAR-10's kind of run, and runs that are none
+
+
+def npz_run(folder, name):
+    """A run on a .npz file, by hand: the weights are random."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    y = np.arange(60) % 3
+    arrays = {"x_train": x[:40], "y_train": y[:40], "x_test": x[40:], "y_test": y[40:]}
+    np.savez(folder / "x.npz", **arrays)
+    run = folder / "run"
+    run.mkdir()
+    model = models.create(name, num_classes=3, rngs=nnx.Rngs(0))
+    _, params, stats = functionalize(model)
+    classes = ("0", "1", "2")
+    save_bundle(
+        run / "model.safetensors",
+        name,
+        params,
+        stats,
+        classes=classes,
+        preprocessing=Preprocessing(32, 32),
+    )
+    values = {"data": str(folder / "x.npz"), "seed": 0, "epochs": 3}
+    (run / "config.yaml").write_text(yaml.safe_dump(values))
+    write_metrics(run, history_of(3))
+    table = rng.dirichlet(np.ones(3), 20)
+    names = [f"x.npz/test/{index:05d}" for index in range(20)]
+    write_predictions(run / "predictions.csv", names, y[40:], table, classes)
+    return run
+
+
+@pytest.mark.parametrize("name", ["cnn_small", "fcn_baseline"])
+def test_analyze_reads_npz_runs_and_explains_where_there_are_maps(tmp_path, name):
+    run = npz_run(tmp_path, name)
+    analyze.main(Config(run=run))
+    html = (run / "report.html").read_text("utf-8")
+    assert f"<h1>{name.replace('_', '_<wbr>')} on x</h1>" in html
+    assert re.search(r"x\.npz/<wbr>test/<wbr>000\d\d", html)
+    assert ("What speaks for" in html) == (name == "cnn_small")
+
+
+def test_folder_that_is_no_run_is_refused_in_one_line(run, tmp_path):
+    def refused(folder, message):
+        with pytest.raises(UsageError, match=message) as caught:
+            analyze.main(Config(run=folder))
+        assert "\n" not in str(caught.value)
+
+    refused(tmp_path / "none", "there is no config.yaml; it is no classification run")
+    for seed in ("a-seed0", "a-seed1"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "predictions.csv").touch()
+    (tmp_path / "config.yaml").touch()
+    refused(tmp_path, "holds several runs, give one, such as .*a-seed0")
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(run.photos), "/no/photos"))
+    refused(copy, "config.yaml: data '/no/photos': no such folder")
+    moved = tmp_path / "moved"
+    shutil.copytree(run.photos, moved)
+    (moved / "val" / "red" / "0.png").unlink()
+    (copy / "config.yaml").write_text(config.replace(str(run.photos), str(moved)))
+    rows = (copy / "predictions.csv").read_text()
+    (copy / "predictions.csv").write_text(rows.replace(str(run.photos), str(moved)))
+    refused(copy, "1 of the 23 images in .* no longer in the data, such as .*red/0.png")
+    (copy / "predictions.csv").write_text("path\n")
+    refused(copy, "copy is damaged: .*first line must name")
+    (copy / "model.safetensors").unlink()
+    (copy / "predictions.csv").write_text(rows)
+    refused(copy, "there is no model.safetensors")
