@@ -103,6 +103,11 @@ def resolve(config: Config) -> Config:
         name = models.variant(config.backbone).name
     except ValueError as error:
         raise UsageError(f"--backbone: {error}") from error
+    if name not in models.names():
+        raise UsageError(
+            f"--backbone: {name} is no ImageNet backbone; there are "
+            f"{', '.join(models.names())}"
+        )
     return replace(
         config,
         backbone=name,

@@ -54,6 +54,10 @@ class FCN(Small):
 
     `hidden` is torch's `Sequential(Flatten(), Linear(...), ReLU(), ...)`, with a
     `Dropout` after each ReLU where the rate is not 0, and `head` the last `Linear`.
+
+    On CIFAR-10 the original of `fcn` reached 53 to 55 %; this one reaches 57.6 % by the
+    preset `original_fcn` of `experiments.cifar10` and 65.2 % by `best_fcn`, means of
+    three seeds.
     """
 
     def __init__(self, *, widths, dropout=0.0, num_classes=10, rngs):
@@ -77,6 +81,9 @@ class CNN(Small):
 
     Normalised images `(n, 32, 32, 3)` to logits. BatchNorm and ReLU follow every
     convolution and, where `norm` is set, the hidden layer.
+
+    On CIFAR-10 the original of `cnn` reached 82 to 83 %; this one reaches 86.3 % by the
+    preset `original_cnn` of `experiments.cifar10`, one seed.
     """
 
     def __init__(self, *, depth, hidden, norm, dropout, num_classes=10, rngs):
@@ -112,6 +119,9 @@ class FastCNN(Small):
     training starts. Unlike the paper's, BatchNorm learns its scale too and has torch's
     epsilon. Its momentum is the paper's 0.6, the weight of the old statistics; torch
     and we count the weight of the new.
+
+    On CIFAR-10 `cnn_lean` reaches 92.2 % by the preset `best_cnn` of
+    `experiments.cifar10`, one seed.
     """
 
     def __init__(self, *, widths, num_classes=10, rngs):

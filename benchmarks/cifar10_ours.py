@@ -1,0 +1,39 @@
+"""Our side of `benchmarks.cifar10`: the epoch of `experiments.cifar10`."""
+
+import jax
+import numpy as np
+
+from benchmarks.worker import Case
+from experiments import cifar10
+from experiments.config import parse
+from jaxvision import ops
+from jaxvision.data import Dataset, Split
+
+
+def epoch(*, preset: str, images: int) -> Case:
+    """An epoch over `images` made images by the recipe of a preset."""
+    config = parse(
+        cifar10.Config, ["--preset", preset], prog="", presets=cifar10.PRESETS
+    )
+    rng = np.random.default_rng(0)
+    split = Split(
+        rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
+        np.arange(images, dtype=np.int32) % 10,
+        tuple(map(str, range(images))),
+    )
+    classes = tuple(map(str, range(10)))
+    dataset = Dataset(name="noise", classes=classes, train=split, val=split)
+    training = cifar10.make(config, dataset)
+    plan, state = training.plan, training.start(cifar10.build(config, dataset))
+    sums = plan.no_sums()
+
+    def run(calls):
+        nonlocal state, sums
+        for call in range(calls):
+            state, sums = plan.run_steps(
+                state, sums, plan.data, plan.order(call), 0, plan.steps, plan.key
+            )
+        jax.block_until_ready(sums)
+
+    run(1)
+    return Case(run, {"backend": ops.backend(), "batch": config.batch_size})

@@ -1,0 +1,213 @@
+"""What all the programs share: options, workers, bounds, progress and files."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tyro
+
+from benchmarks import results
+from benchmarks.pair import Pair, Plan, Task, WorkerError, environment
+from benchmarks.results import Row
+
+QUICK = Plan(pairs=2, seconds=0.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to measure, and where to write."""
+
+    only: tuple[str, ...] = ()
+    """Names of nets or cases; the other rows of the files stay as they are."""
+    pairs: int = 5
+    """Turns of each side; three are enough once they take 40 s."""
+    seconds: float = 1.0
+    """Least length of a turn."""
+    malloc: Literal["keep", "default"] = "keep"
+    """keep: glibc gives no memory back, on both sides."""
+    waiting: Literal["passive", "default"] = "passive"
+    """passive: OpenMP's threads sleep while they wait, on both sides."""
+    quick: bool = False
+    """Tiny sizes and two turns, to see that it works; writes no files."""
+    output: Path = results.FOLDER
+    """Folder of the files."""
+
+    @property
+    def plan(self) -> Plan:
+        """How much is measured."""
+        return QUICK if self.quick else Plan(self.pairs, self.seconds)
+
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """The names that `--only` leaves, in their order.
+
+        Raises:
+          ValueError: it names something else.
+        """
+        names = list(names)
+        unknown = set(self.only) - set(names)
+        if unknown:
+            raise ValueError(
+                f"--only {' '.join(sorted(unknown))}: use some of {' '.join(names)}"
+            )
+        return [name for name in names if name in self.only or not self.only]
+
+
+class Job(NamedTuple):
+    """One row to be measured.
+
+    Attributes:
+      fields: what the row is about, the key of `benchmarks.results`.
+      ours: our case.
+      peer: the peer's.
+      images: how many a call works on; 0 where that has no meaning.
+    """
+
+    fields: Row
+    ours: Task
+    peer: Task
+    images: int = 0
+
+
+class Machine(NamedTuple):
+    """What the rows are measured on."""
+
+    device: str
+    peak: float
+    bandwidth: float
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is a CPU."""
+        return self.device.startswith("CPU")
+
+
+def variables(options: Options, *, backend: str) -> dict[str, str]:
+    """The environment of both sides."""
+    return environment(malloc=options.malloc, waiting=options.waiting) | {
+        "JAXVISION_CONV": backend,
+        # On a GPU JAX would take three quarters of the memory for itself.
+        "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45",
+    }
+
+
+def look_at_machine(options: Options, *, dtype: str = "float32") -> Machine:
+    """Times a large matrix product and a large copy, with both libraries.
+
+    Raises:
+      WorkerError: one of them does not work here.
+    """
+    sizes, numbers = {"cpu": 2048, "gpu": 8192}, 2**26
+    if options.quick:
+        sizes, numbers = dict.fromkeys(sizes, 256), 2**18
+    plan = options.plan
+    with Pair(variables(options, backend="auto")) as pair:
+        arguments = {"sizes": sizes, "dtype": dtype}
+        product = pair.compare(
+            Task("benchmarks.ours:peak", arguments),
+            Task("benchmarks.peers:peak", arguments),
+            plan=plan,
+        )
+        facts = product.ours_facts
+        on_cpu = facts["platform"] == "cpu"
+        copied = pair.compare(
+            Task("benchmarks.ours:copy", {"size": numbers}),
+            Task("benchmarks.peers:copy", {"size": numbers}),
+            plan=plan,
+        )
+    return Machine(
+        device=results.processor() if on_cpu else facts["kind"],
+        peak=facts["flops"] / _best(product),
+        bandwidth=copied.ours_facts["bytes"] / _best(copied),
+    )
+
+
+def _best(comparison) -> float:
+    return min(timing.wall for timing in comparison.ours + comparison.peer)
+
+
+class Table:
+    """Rows as they come: each is printed, and the files are written anew."""
+
+    def __init__(self, name: str, options: Options, machine: Machine):
+        self._name, self._options, self._machine = name, options, machine
+        self._origin = results.origin()
+        self.rows: list[Row] = []
+        self.path: Path | None = None
+        print(
+            f"{machine.device}: {machine.peak / 1e9:.0f} GFLOP/s, "
+            f"{machine.bandwidth / 1e9:.1f} GB/s",
+            flush=True,
+        )
+
+    def add(self, row: Row) -> None:
+        """Completes, prints and writes a row."""
+        how = {"malloc": self._options.malloc, "waiting": self._options.waiting}
+        row = results.with_bound(
+            row, peak=self._machine.peak, bandwidth=self._machine.bandwidth
+        )
+        self.rows.append(row | how | self._origin)
+        print(summary(row), flush=True)
+        if not self._options.quick:
+            self.path = results.write(
+                self._options.output, self._name, self._machine.device, self.rows
+            )
+
+    def close(self) -> None:
+        """Says where the rows are."""
+        if self.path is not None:
+            print(f"written: {self.path} and {self.path.with_suffix('.md').name}")
+
+
+def measure(
+    table: Table,
+    groups: Iterable[Sequence[Job]],
+    options: Options,
+    *,
+    backend: str,
+) -> None:
+    """Measures groups of jobs; a group has a pair of processes to itself.
+
+    A side that fails costs its row alone, which says why.
+    """
+    for group in groups:
+        with Pair(variables(options, backend=backend)) as pair:
+            for job in group:
+                row = {"backend": backend, **job.fields}
+                try:
+                    found = pair.compare(job.ours, job.peer, plan=options.plan)
+                except WorkerError as error:
+                    table.add(row | {"problem": str(error)})
+                    continue
+                row |= found.row()
+                row["backend"] = found.ours_facts.get("backend", backend)
+                for name in ("flops", "bytes"):
+                    row[name] = found.peer_facts.get(name)
+                if job.images:
+                    row["images_per_second"] = 1e3 * job.images / row["ours_ms"]
+                table.add(row)
+
+
+def summary(row: Row) -> str:
+    """A row in a line for a person who waits."""
+    about = [row["net"], row.get("case"), row["backend"], f"beside {row['peer']}"]
+    text = " ".join(str(part) for part in about if part)
+    if "problem" in row:
+        return f"{text}: {row['problem']}"
+    ratio = f"{row['ratio']:.2f}"
+    if "ratio_low" in row:
+        ratio += f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+    return f"{text}: {row['ours_ms']:.4g} / {row['peer_ms']:.4g} ms, ratio {ratio}"
+
+
+def run(config_class: type, main, *, prog: str) -> None:
+    """Parses the command line, and turns errors into one line and an exit code."""
+    try:
+        main(tyro.cli(config_class, prog=prog))
+    except (ValueError, WorkerError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted; the rows so far are written", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,94 @@
+"""The whole training step beside PyTorch's: forward, backward, SGD's update.
+
+    python -m benchmarks.train_step
+    python -m benchmarks.train_step --only resnet18 --backend jax --peers eager compile
+
+Normalised float images lie ready on both sides. All nets beside PyTorch eager take at
+most ten minutes on two idle cores.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from benchmarks.nets import GPU_BATCH, LOOP, NETS, Net
+from benchmarks.pair import Task
+from benchmarks.program import (
+    Job,
+    Machine,
+    Options,
+    Table,
+    look_at_machine,
+    measure,
+    run,
+)
+
+PEERS = {
+    "eager": "PyTorch",
+    "compile": "torch.compile",
+    "loop": "ours, a call a step",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Times the whole training step beside PyTorch's."""
+
+    backend: Literal["auto", "onednn", "jax", "xla"] = "auto"
+    """Our convolutions; jax is what serves where oneDNN is absent."""
+    peers: tuple[Literal["eager", "compile", "loop"], ...] = ("eager",)
+    """eager and compile: PyTorch's; loop: our step in a loop beside our step alone."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: ours in mixed precision, PyTorch's under autocast."""
+    batch: int | None = None
+    """Images a step; by default the net's own, on a GPU 128."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = Options()
+
+
+def main(config: Config) -> None:
+    """Measures and writes the rows.
+
+    Raises:
+      ValueError: `--only` names no net.
+    """
+    names = config.options.chosen(NETS)
+    machine = look_at_machine(config.options, dtype=config.dtype)
+    table = Table("train_step", config.options, machine)
+    measure(table, jobs(config, names, machine), config.options, backend=config.backend)
+    table.close()
+
+
+def jobs(config: Config, names: Sequence[str], machine: Machine) -> Iterator[list[Job]]:
+    """A group for each net: ours beside PyTorch's; one more for the loop."""
+    for name in names:
+        net = NETS[name]
+        batch, size = shape(net, config, machine)
+        case = {"net": name, "batch": batch, "size": size, "dtype": config.dtype}
+        held = machine.on_cpu and not config.options.quick and batch == net.batch
+        alone = Task("benchmarks.ours:train_step", {**case, "loop": False})
+        group = []
+        for peer in (peer for peer in config.peers if peer != "loop"):
+            fields = {**case, "peer": PEERS[peer], "case": "step"}
+            if held and peer == "eager":
+                fields |= net.limits(config.backend)
+            compiled = {**case, "compiled": peer == "compile"}
+            theirs = Task("benchmarks.peers:train_step", compiled)
+            group.append(Job(fields, alone, theirs, batch))
+        yield group
+        if "loop" in config.peers:
+            fields = {**case, "peer": PEERS["loop"], "case": "step in a loop"}
+            looped = Task("benchmarks.ours:train_step", {**case, "loop": True})
+            yield [Job(fields | {"must": LOOP}, looped, alone, batch)]
+
+
+def shape(net: Net, config: Config, machine: Machine) -> tuple[int, int]:
+    """Images a step, and their side in pixels."""
+    if config.options.quick:
+        return 2, 64 if net.size == 224 else 32
+    return config.batch or (net.batch if machine.on_cpu else GPU_BATCH), net.size
+
+
+if __name__ == "__main__":
+    run(Config, main, prog="python -m benchmarks.train_step")
