@@ -1,0 +1,320 @@
+"""Doubles the size of photographs of one's own with a trained model.
+
+python -m experiments.superres upscale RUN IMAGE... --output DIR
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tyro import MISSING
+from tyro.conf import Positional, arg
+
+from converters.bundle import load_bundle
+from experiments.config import RunError, UsageError
+from experiments.run import Reporter
+from jaxvision.data.dataset import Progress
+from jaxvision.data.pairs import SCALE, enlarge
+from jaxvision.files import atomic_path
+from jaxvision.functional import functionalize, modules
+from jaxvision.models.srcnn import VARIANTS
+from jaxvision.preprocess import to_float
+from jaxvision.tiles import map_tiles
+from jaxvision.typing import Array
+
+BICUBIC_REACH = 3
+"""How many pixels of the enlarged image the interpolation reaches beyond its own."""
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": (".jpg", {"quality": 95, "subsampling": 0}),
+    "MPO": (".jpg", {"format": "JPEG", "quality": 95, "subsampling": 0}),
+    "PNG": (".png", {}),
+    "WEBP": (".webp", {"quality": 95, "method": 4}),
+    "TIFF": (".tif", {"compression": "tiff_deflate"}),
+}
+"""What `--format same` writes, by the format that was read; any other becomes PNG."""
+MODES = {
+    "RGB": "RGB",
+    "L": "L",
+    "1": "L",
+    "LA": "LA",
+    "RGBA": "RGBA",
+    "P": "RGB",
+    "PA": "RGBA",
+    "RGBX": "RGB",
+}
+"""Pixels that can be enlarged -> as what; a palette with transparency is RGBA."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Doubles the size of photographs with a trained model.
+
+    The orientation that a camera noted is applied; transparency and the colour profile
+    are kept, other metadata is not. The result is OUTPUT/NAME_x2.png.
+    """
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")] = MISSING
+    """The folder of a run of experiments.superres, or its model.safetensors."""
+    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")] = ()
+    """Image files."""
+    output: Path = MISSING
+    """The folder to write to; it is made where it is missing."""
+    format: Literal["png", "same"] = "png"
+    """same: JPEG, WebP (both at quality 95) and TIFF stay what they are."""
+    overwrite: bool = False
+    """Replace files in the output folder; never the images themselves."""
+    tile: int = 256
+    """Side in pixels of the tiles that are computed one by one; larger ones take more
+    memory."""
+
+
+class Picture(NamedTuple):
+    """An image file, upright.
+
+    `pixels` is uint8 RGB, of a grey image three times the same; `alpha` its
+    transparency; `form` the mode to write; `notes` what of the file is not kept.
+    """
+
+    pixels: np.ndarray
+    alpha: Image.Image | None
+    form: str
+    profile: bytes | None
+    notes: tuple[str, ...]
+
+
+class Enlarger(NamedTuple):
+    """`fn(images)`, `(n, h, w, 3)` uint8 or in [0, 1] to twice the size in [0, 1].
+
+    `halo` is how many pixels away a pixel of the input still matters.
+    """
+
+    fn: Callable[[Any], Array]
+    halo: int
+
+
+def main(config: Config) -> list[Path]:
+    """Writes the enlarged images and returns their paths.
+
+    Raises:
+      UsageError: an option is wrong, or a file cannot be enlarged; nothing is written.
+      RunError: a file turned out to be damaged; the others are written.
+    """
+    report = Reporter()
+    enlarger = make_enlarger(load_model(config.run))
+    if config.tile <= 2 * enlarger.halo:
+        raise UsageError(
+            f"--tile cannot be {config.tile}: this model needs more than "
+            f"{2 * enlarger.halo}"
+        )
+    targets = _targets(config)
+    failed = []
+    for source, target in targets.items():
+        try:
+            picture = read_picture(source)
+        except UsageError as error:
+            failed.append(str(error))
+            continue
+        begun = time.perf_counter()
+        with report.progress(source.name) as show:
+            pixels = enlarge_pixels(
+                enlarger,
+                picture.pixels,
+                tile=config.tile,
+                progress=lambda done, total, s=source: show(s.name, done, total, ""),
+            )
+        _write(picture, pixels, target)
+        height, width = picture.pixels.shape[:2]
+        report.say(
+            f"{target}: {width} x {height} to {SCALE * width} x {SCALE * height} "
+            f"pixels in {time.perf_counter() - begun:.1f} s"
+            + "".join(f"; {note}" for note in picture.notes)
+        )
+    if failed:
+        raise RunError("; ".join(failed))
+    return list(targets.values())
+
+
+def load_model(path: Path) -> nnx.Module:
+    """The super-resolution model of a run's folder, or of its `model.safetensors`.
+
+    Raises:
+      UsageError: there is none.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(
+            f"{path}: no model.safetensors, so it is no run whose first epoch has ended"
+        )
+    try:
+        bundle = load_bundle(file)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if bundle.name not in VARIANTS:
+        raise UsageError(f"{file} holds a {bundle.name}, which enlarges no images")
+    return bundle.model
+
+
+def make_enlarger(model: nnx.Module) -> Enlarger:
+    """The compiled function of a chain of convolutions over a bicubic enlargement."""
+    radius = sum(
+        (max(module.kernel_size) - 1) // 2
+        for _, module in modules(model)
+        if isinstance(module, nnx.Conv)
+    )
+    apply, params, stats = functionalize(model)
+
+    @jax.jit
+    def fn(params, stats, images):
+        return jnp.clip(apply(params, stats, enlarge(to_float(images)))[0], 0, 1)
+
+    return Enlarger(
+        lambda images: fn(params, stats, images),
+        math.ceil((radius + BICUBIC_REACH) / SCALE),
+    )
+
+
+def enlarge_pixels(
+    enlarger: Enlarger,
+    pixels: np.ndarray,
+    *,
+    tile: int,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """uint8 `(h, w, 3)` to uint8 of twice the size, with the memory of one tile."""
+    return map_tiles(
+        lambda part: to_levels(enlarger.fn(part)),
+        pixels,
+        tile=tile,
+        halo=enlarger.halo,
+        scale=SCALE,
+        progress=progress,
+    )
+
+
+def to_levels(images: Array | np.ndarray) -> np.ndarray:
+    """Images in [0, 1] as uint8."""
+    return np.round(np.asarray(images) * np.float32(255)).astype(np.uint8)
+
+
+def read_picture(path: Path) -> Picture:
+    """One image file, upright.
+
+    Raises:
+      UsageError: it is no image that can be enlarged; one line says why.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as file:
+            # Of large images, which are welcome here, and of odd metadata.
+            warnings.simplefilter("ignore")
+            notes = _notes(file)
+            profile = file.info.get("icc_profile")
+            file.load()
+            image = _upright(file)
+    except UnidentifiedImageError:
+        raise UsageError(f"{path} is no image") from None
+    except Exception as error:
+        # Pillow's decoders raise nearly anything on damaged files.
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UsageError(f"{path}: {' '.join(reason.split())}") from error
+    _check_mode(path, image.mode)
+    form = "RGBA" if image.has_transparency_data else MODES[image.mode]
+    if image.mode in ("L", "LA", "1") and form == "RGBA":
+        form = "LA"
+    image = image.convert(form)
+    alpha = image.getchannel("A") if form.endswith("A") else None
+    return Picture(np.asarray(image.convert("RGB")), alpha, form, profile, notes)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata; the pixels are fine
+        return image.copy()
+
+
+def _notes(file: Image.Image) -> tuple[str, ...]:
+    """What of a file just opened is not kept."""
+    notes = []
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":  # a phone's JPEG with further versions
+        notes.append(f"the first of {frames} frames")
+    # Pillow reads 16-bit colours as 8-bit ones; only the decoder's name tells.
+    decoders = str(getattr(file, "tile", ""))
+    if file.mode in ("RGB", "RGBA", "LA") and ";16" in decoders:
+        notes.append("16 bits a colour became 8")
+    return tuple(notes)
+
+
+def _check_mode(path: Path, mode: str) -> None:
+    if mode in MODES:
+        return
+    cures = {"CMYK": "convert it to RGB", "YCbCr": "convert it to RGB"}
+    cure = cures.get(mode, "convert it to 8-bit grey or RGB")
+    raise UsageError(f"{path} has pixels of the kind {mode}: {cure} first")
+
+
+def _targets(config: Config) -> dict[Path, Path]:
+    """Where each image goes.
+
+    Raises:
+      UsageError: a file is missing, no image, or would be overwritten.
+    """
+    if not config.images:
+        raise UsageError("there is no image to enlarge: name files behind the run")
+    targets: dict[Path, Path] = {}
+    for source in config.images:
+        if source.is_dir():
+            raise UsageError(f"{source} is a folder: name its files, {source}/*")
+        try:
+            with Image.open(source) as file:
+                mode, kind = file.mode, file.format or ""
+        except OSError as error:
+            reason = error.strerror or "no image"
+            raise UsageError(f"{source}: {reason}") from error
+        except Image.DecompressionBombError as error:
+            raise UsageError(f"{source}: {error}") from error
+        _check_mode(source, mode)
+        same = config.format == "same" and kind in FORMATS
+        suffix = FORMATS[kind][0] if same else ".png"
+        target = config.output / f"{source.stem}_x{SCALE}{suffix}"
+        for other, taken in targets.items():
+            if taken == target:
+                raise UsageError(
+                    f"{other} and {source} would both become {target}: enlarge them "
+                    "into two folders"
+                )
+        targets[source] = target
+    sources = {source.resolve() for source in targets}
+    for target in targets.values():
+        if target.resolve() in sources:
+            raise UsageError(
+                f"{target} is one of the images: give another --output folder"
+            )
+        if target.exists() and not config.overwrite:
+            raise UsageError(
+                f"{target} exists: give another --output folder or --overwrite"
+            )
+    return targets
+
+
+def _write(picture: Picture, pixels: np.ndarray, target: Path) -> None:
+    image = Image.fromarray(pixels)
+    if picture.form in ("L", "LA"):
+        image = image.convert("L")
+    if picture.alpha is not None:
+        size = (SCALE * picture.alpha.width, SCALE * picture.alpha.height)
+        image.putalpha(picture.alpha.resize(size, Image.Resampling.BICUBIC))
+    options = next(
+        options for suffix, options in FORMATS.values() if suffix == target.suffix
+    )
+    with atomic_path(target) as temporary:
+        image.save(temporary, icc_profile=picture.profile, **options)

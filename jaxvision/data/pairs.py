@@ -1,0 +1,90 @@
+"""Pairs of low and high resolution, made on the device from pieces of photographs.
+
+Low resolution is a photograph reduced to a half by PIL's bicubic, to the bit. The
+network sees it enlarged again by the same bicubic, where nothing is rounded.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxvision import augment, resize
+from jaxvision.preprocess import to_float
+from jaxvision.typing import Array, Float, Images, Int, PRNGKey, UInt8
+
+SCALE = 2
+"""How many times larger the network's photographs are."""
+
+Pieces = UInt8[Array, "n h w 3"]
+Sizes = Int[Array, "n 2"]
+
+
+def reduce(images: Images) -> Images:
+    """Half the size, to the bit what PIL makes of the 8-bit file, as whole 1/255.
+
+    Images in `[0, 1]`, of even height and width; other levels than a file's are
+    rounded first.
+    """
+    _, height, width, _ = images.shape
+    levels = jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
+    return to_float(resize.bicubic(levels, size=(height // SCALE, width // SCALE)))
+
+
+def enlarge(images: Images) -> Images:
+    """Twice the size by bicubic interpolation, clipped to `[0, 1]`: the net's input."""
+    _, height, width, _ = images.shape
+    large = resize.bicubic(images, size=(height * SCALE, width * SCALE))
+    return jnp.clip(large, 0, 1)
+
+
+def random_crops(
+    key: PRNGKey, images: Pieces, sizes: Sizes, *, crop_size: int
+) -> Float[Array, "n crop crop 3"]:
+    """A square of each piece, anywhere in it, in one of its eight positions.
+
+    Floats in `[0, 1]`. Turns and mirrorings are by whole pixels, so that nothing is
+    interpolated.
+
+    Args:
+      key: one key for the batch.
+      images: each piece lies in the upper left corner of its array.
+      sizes: rows and columns of the pieces, none less than `crop_size`.
+      crop_size: side of the squares in pixels.
+    """
+    place_key, turn_key = jax.random.split(key)
+    room = sizes - crop_size
+    draws = jax.random.uniform(place_key, room.shape)
+    # Rounding may bring a draw just under 1 up to the corner that is one too far.
+    corners = jnp.minimum((draws * (room + 1)).astype(jnp.int32), room)
+
+    def cut(image, corner):
+        return jax.lax.dynamic_slice(image, (*corner, 0), (crop_size, crop_size, 3))
+
+    x = to_float(jax.vmap(cut)(images, corners))
+    turns = jax.random.bernoulli(turn_key, shape=(3, len(images), 1, 1, 1))
+    x = jnp.where(turns[0], x.swapaxes(1, 2), x)
+    x = jnp.where(turns[1], x[:, ::-1], x)
+    return jnp.where(turns[2], x[:, :, ::-1], x)
+
+
+def random_pairs(
+    key: PRNGKey, images: Pieces, sizes: Sizes, *, crop_size: int, jitter: float
+) -> tuple[Images, Images]:
+    """What the network sees and what it should make of it, both of `crop_size`.
+
+    Turned and recoloured before the low resolution is made, so that both are alike.
+
+    Args:
+      key: one key for the batch.
+      images: as for `random_crops`.
+      sizes: likewise.
+      crop_size: side of the crops, an even number of pixels.
+      jitter: brightness, contrast and saturation change by up to this share.
+    """
+    crop_key, color_key = jax.random.split(key)
+    targets = random_crops(crop_key, images, sizes, crop_size=crop_size)
+    if jitter:
+        targets = augment.random_color_jitter(
+            color_key, targets, brightness=jitter, contrast=jitter, saturation=jitter
+        )
+        targets = resize.to_uint8_levels(targets)
+    return enlarge(reduce(targets)), targets

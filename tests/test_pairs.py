@@ -1,0 +1,181 @@
+"""Photographs for super-resolution, and the pairs that are made of them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxvision.data import photos as source
+from jaxvision.data.pairs import enlarge, random_crops, random_pairs, reduce
+from jaxvision.data.photos import open_benchmark, open_photos
+
+
+def noise(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def resized(pixels, size):
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def test_low_resolution_is_what_pil_makes_of_the_file():
+    image = noise(30, 42)
+    low = reduce(jnp.asarray(image[None] / np.float32(255)))
+    small = resized(image, (21, 15))
+    np.testing.assert_array_equal(np.round(np.asarray(low[0]) * 255), small)
+    large = np.asarray(enlarge(low)[0]) * 255
+    assert large.shape == (30, 42, 3) and large.min() >= 0 and large.max() <= 255
+    # PIL rounds after each of its two passes, and clips where noise overshoots.
+    smooth = resized(noise(4, 4), (20, 20))
+    ours = np.asarray(enlarge(jnp.asarray(smooth[None] / np.float32(255)))[0]) * 255
+    assert np.abs(ours - resized(smooth, (40, 40))).max() < 1.2
+
+
+def test_crops_are_turned_pieces_of_their_own_photo():
+    sizes = np.array([(20, 26), (16, 16)], np.int32)
+    images = np.zeros((2, 20, 30, 3), np.uint8)
+    for index, (height, width) in enumerate(sizes):
+        images[index, :height, :width] = noise(height, width, index) | 1  # never 0
+    crops = jax.jit(partial(random_crops, crop_size=16))
+    seen = set()
+    for seed in range(40):
+        out = np.asarray(crops(jax.random.key(seed), images, sizes))
+        assert out.shape == (2, 16, 16, 3) and out.min() > 0
+        levels = np.round(out * 255).astype(np.uint8)
+        for index, (height, width) in enumerate(sizes):
+            seen.add((index, *find(images[index, :height, :width], levels[index])))
+    assert {place[1:] for place in seen if place[0] == 1} == {
+        (0, 0, turn) for turn in range(8)
+    }
+    tops, lefts, turns = zip(*(p[1:] for p in seen if p[0] == 0), strict=True)
+    assert min(tops) == 0 and max(tops) == 4 and min(lefts) == 0 and max(lefts) == 10
+    assert set(turns) == set(range(8))
+
+
+def find(image, crop):
+    """Corner and position of a crop in its image."""
+    for turn in range(8):
+        flat = crop if turn < 4 else crop[:, ::-1]
+        turned = np.rot90(flat, turn % 4)
+        size = len(turned)
+        for top in range(image.shape[0] - size + 1):
+            for left in range(image.shape[1] - size + 1):
+                if np.array_equal(image[top : top + size, left : left + size], turned):
+                    return top, left, turn
+    raise AssertionError("the crop is not in its photo")
+
+
+def test_pairs_match_and_colours_change_before_the_low_resolution():
+    images = noise(24, 24)[None].repeat(3, axis=0)
+    sizes = np.full((3, 2), 24, np.int32)
+    pairs = jax.jit(random_pairs, static_argnames=("crop_size", "jitter"))
+    key = jax.random.key(3)
+    plain = pairs(key, images, sizes, crop_size=16, jitter=0.0)
+    vivid = pairs(key, images, sizes, crop_size=16, jitter=0.2)
+    for inputs, targets in (plain, vivid):
+        assert inputs.shape == targets.shape == (3, 16, 16, 3)
+        np.testing.assert_array_equal(inputs, enlarge(reduce(targets)))
+        levels = np.asarray(targets) * 255
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    assert (np.abs(vivid[1] - plain[1]).max(axis=(1, 2, 3)) > 0.02).all()
+
+
+def test_folder_splits_are_its_own_train_and_test(tmp_path):
+    for index in range(3):
+        save(tmp_path / "train" / "any" / f"{index}.png", noise(40, 51, index))
+    save(tmp_path / "train" / "upright.png", noise(60, 33, 7))
+    save(tmp_path / "train" / "small.png", noise(31, 90))
+    (tmp_path / "train" / "damaged.jpg").write_bytes(b"no")
+    save(tmp_path / "test" / "odd.png", noise(33, 47))
+    save(tmp_path / "test" / ".hidden.png", noise(40, 40))
+    found = open_photos(str(tmp_path), crop_size=32)
+    assert found.name == tmp_path.name and found.count == 4
+    assert found.images.shape == (4, 40, 60, 3)
+    assert found.sizes.tolist() == [[40, 51]] * 3 + [[33, 60]]
+    np.testing.assert_array_equal(found.images[0, :40, :51], noise(40, 51, 0))
+    assert not found.images[0, :, 51:].any()
+    upright = noise(60, 33, 7).swapaxes(0, 1)
+    np.testing.assert_array_equal(found.images[3, :33], upright)
+    (photo,) = found.val
+    assert photo.name.endswith("odd.png") and not photo.is_gray
+    np.testing.assert_array_equal(photo.image, noise(33, 47)[:32, :46])
+    assert {line.rpartition("/")[2].partition(":")[0] for line in found.skipped} == {
+        "small.png",
+        "damaged.jpg",
+    }
+
+
+def test_other_folders_are_split_by_the_seed(tmp_path):
+    for index in range(10):
+        save(tmp_path / "a" / f"{index}.png", noise(32, 32, index))
+    splits = [open_photos(str(tmp_path), crop_size=32, seed=s) for s in (0, 0, 1)]
+    names = [{photo.name for photo in found.val} for found in splits]
+    assert all(found.count == 8 and len(found.val) == 2 for found in splits)
+    assert names[0] == names[1] != names[2]
+    one = open_photos(str(tmp_path), crop_size=32, val_count=1)
+    assert len(one.val) == 1 and {one.val[0].name} < names[0] and one.count == 8
+
+
+def test_large_photos_become_overlapping_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "PIECE", (20, 30))
+    monkeypatch.setattr(source, "LARGEST", 40)
+    save(tmp_path / "train" / "0.png", noise(75, 50))
+    save(tmp_path / "val" / "0.png", noise(60, 35))
+    found = open_photos(str(tmp_path), crop_size=16)
+    whole = noise(75, 50).swapaxes(0, 1)
+    assert found.count == 1 and found.images.shape == (6, 20, 30, 3)
+    np.testing.assert_array_equal(found.images[0], whole[:20, :30])
+    np.testing.assert_array_equal(found.images[-1], whole[-20:, -30:])
+    np.testing.assert_array_equal(found.val[0].image, noise(60, 35)[10:50, :34])
+
+
+WRONG = [
+    ("/no/such/folder", "no such folder; it may be 'demo'"),
+    ("empty", "none of the 0 photos to train on"),
+    ("small", "none of the 4 photos to train on .*20 x 40 pixels.*smaller crop"),
+]
+
+
+@pytest.mark.parametrize(("spec", "message"), WRONG)
+def test_wrong_data_says_what_to_do(tmp_path, spec, message):
+    (tmp_path / "empty").mkdir()
+    for index in range(5):
+        save(tmp_path / "small" / f"{index}.png", noise(40, 20, index))
+    with pytest.raises(ValueError, match=message):
+        open_photos(str(tmp_path / spec), crop_size=32)
+
+
+def test_demo_regions_do_not_meet_and_the_benchmark_is_whole():
+    found = open_photos("demo", crop_size=32)
+    assert found.count == 9 and len(found.val) == 9
+    assert all(min(photo.image.shape[:2]) >= 32 for photo in found.val)
+    whole = {photo.name: photo.image for photo in open_benchmark("demo")}
+    assert whole["astronaut"].shape == (512, 512, 3)
+    strip = next(photo.image for photo in found.val if photo.name == "astronaut")
+    np.testing.assert_array_equal(strip, whole["astronaut"][:, : strip.shape[1]])
+    piece = found.images[0][: found.sizes[0][0], : found.sizes[0][1]]
+    np.testing.assert_array_equal(
+        piece, whole["astronaut"][:, strip.shape[1] :].swapaxes(0, 1)[: len(piece)]
+    )
+
+
+def test_benchmark_names_what_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match="neither a folder of images nor 'demo'"):
+        open_benchmark(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="no images in"):
+        open_benchmark(str(tmp_path))
+    Image.fromarray(noise(41, 40)).convert("L").save(tmp_path / "grey.png")
+    (photo,) = open_benchmark(str(tmp_path))
+    assert photo.image.shape == (40, 40, 3) and photo.is_gray
+    (tmp_path / "x.jpg").write_bytes(b"no")
+    with pytest.raises(ValueError, match="x.jpg: no image"):
+        open_benchmark(str(tmp_path))

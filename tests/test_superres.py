@@ -1,0 +1,325 @@
+"""Super-resolution: outputs, exact resume, figures that a known library confirms."""
+
+import csv
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from safetensors.numpy import load_file, save_file
+
+from experiments import superres
+from experiments.config import RunError, UsageError, parse
+from experiments.run import Stop
+from experiments.superres import Config
+from experiments.superres_outputs import measure
+from experiments.upscale import load_model, make_enlarger
+from jaxvision import checkpoint
+from jaxvision.data.photos import Photo
+from jaxvision.optim import Optim
+
+FILES = {
+    "checkpoints",
+    "comparison.png",
+    "config.yaml",
+    "curves.png",
+    "metrics.csv",
+    "model.safetensors",
+    "photos.csv",
+    "report.html",
+    "results.csv",
+}
+
+
+def texture(height, width, seed):
+    """Soft noise: bicubic misses some of it, and it is no trivial image."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.7))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of small photographs: 6 to train on, 2 to judge by."""
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 6), ("test", 2)):
+        (folder / split).mkdir()
+        for index in range(count):
+            image = texture(40, 49, 10 * index + count)
+            image.save(folder / split / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(photos, tmp_path_factory):
+    return Config(
+        model="srcnn_915",
+        data=str(photos),
+        epochs=3,
+        repeat=4,
+        batch_size=4,
+        crop_size=16,
+        optim=Optim(name="adam", lr=2e-3, weight_decay=0.0),
+        ema=0.9,
+        output=tmp_path_factory.mktemp("runs"),
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(config):
+    """The folder and the numbers of an unbroken run."""
+    numbers = superres.main(config)
+    return config.output / "superres" / "1", numbers
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics_of(folder):
+    timing = ("seconds", "images_per_second")
+    rows = rows_of(folder / "metrics.csv")
+    return [{k: v for k, v in row.items() if k not in timing} for row in rows]
+
+
+def resumed(folder, *words):
+    """The configuration of `--resume FOLDER WORDS...`."""
+    return parse(Config, ["--resume", str(folder), *words], prog="x")
+
+
+def test_run_learns_and_leaves_every_file(finished):
+    folder, numbers = finished
+    assert {path.name for path in folder.iterdir()} == FILES
+    rows = rows_of(folder / "metrics.csv")
+    assert list(rows[0]) == [
+        "epoch",
+        "train_loss",
+        "val_psnr",
+        "val_ssim",
+        "learning_rate",
+        "images_per_second",
+        "seconds",
+    ]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    losses = [float(row["train_loss"]) for row in rows]
+    assert losses[2] < losses[0] / 2  # a network without a residual begins with black
+    results = {row["method"]: row for row in rows_of(folder / "results.csv")}
+    assert set(results) == {"bicubic", "model"} and results["model"]["set"] == "test"
+    assert float(results["model"]["psnr"]) == pytest.approx(
+        numbers["test_psnr"], rel=1e-5
+    )
+    each = [float(row["psnr"]) for row in rows_of(folder / "photos.csv")]
+    assert len(each) == 4
+    assert np.mean(each[::2]) == pytest.approx(numbers["test_psnr_bicubic"], rel=1e-5)
+
+
+def test_figures_are_those_of_scikit_image(finished, photos):
+    from skimage.color import rgb2ycbcr
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    expected = []
+    for path in sorted((photos / "test").glob("*.png")):
+        with Image.open(path) as image:
+            truth = image.crop((0, 0, 48, 40))
+        low = truth.resize((24, 20), Image.Resampling.BICUBIC)
+        bicubic = low.resize((48, 40), Image.Resampling.BICUBIC)
+        a, b = (
+            np.round(rgb2ycbcr(np.asarray(x))[2:-2, 2:-2, 0]) for x in (truth, bicubic)
+        )
+        similar = structural_similarity(
+            a,
+            b,
+            data_range=255,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        expected.append((peak_signal_noise_ratio(a, b, data_range=255), similar))
+    psnr, ssim = np.mean(expected, axis=0)
+    assert finished[1]["test_psnr_bicubic"] == pytest.approx(psnr, abs=1e-3)
+    assert finished[1]["test_ssim_bicubic"] == pytest.approx(ssim, abs=1e-5)
+
+
+def test_grey_files_are_judged_by_their_own_levels():
+    truth = np.full((32, 32, 3), 100, np.uint8)
+    image = truth + np.uint8(10)
+    gray, _ = measure(Photo("x", truth, is_gray=True), image)
+    colour, _ = measure(Photo("x", truth), image)
+    assert gray == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
+    # Of 219 levels of luma these are 101.9 and 110.5, rounded 102 and 110.
+    assert colour == pytest.approx(20 * np.log10(255 / 8), abs=1e-3)
+    assert measure(Photo("x", truth), truth)[0] == 100.0  # and not infinite
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many looks."""
+
+    def __init__(self, looks):
+        self.left = looks
+
+    def __bool__(self):
+        self.left -= 1
+        self.signum = signal.SIGTERM if self.left < 0 else None
+        return self.left < 0
+
+
+def test_interrupted_and_resumed_run_has_the_same_bits(
+    finished, config, monkeypatch, capsys, tmp_path
+):
+    @contextmanager
+    def stop_soon():
+        yield StopAfter(7)
+
+    monkeypatch.setattr(superres, "stop_on_signals", stop_soon)
+    with pytest.raises(SystemExit) as exit_info:
+        superres.main(replace(config, output=tmp_path))
+    assert exit_info.value.code == 128 + signal.SIGTERM
+    folder = tmp_path / "superres" / "1"
+    assert f"--resume {folder}" in capsys.readouterr().err
+    assert checkpoint.steps(folder / "checkpoints")
+    assert not (folder / "report.html").exists()
+    monkeypatch.undo()
+    assert superres.main(resumed(folder)) == finished[1]
+    assert metrics_of(folder) == metrics_of(finished[0])
+    ours, theirs = (
+        load_file(path / "model.safetensors") for path in (folder, finished[0])
+    )
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def test_finished_run_is_judged_by_another_benchmark(finished, photos):
+    folder, numbers = finished
+    before = (folder / "model.safetensors").stat().st_mtime
+    again = superres.main(resumed(folder, "--benchmark", str(photos / "train")))
+    assert (folder / "model.safetensors").stat().st_mtime == before
+    assert numbers.items() <= again.items() and "train_psnr" in again
+    with pytest.raises(UsageError, match="leave out the other value, 99"):
+        superres.main(resumed(folder, "--epochs", "99"))
+
+
+def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path):
+    folder = finished[0]
+    start = replace(config, init_from=folder, output=tmp_path, dry_run=True)
+    still = replace(start, optim=replace(config.optim, lr=1e-12))
+    best = max(float(row["val_psnr"]) for row in metrics_of(folder))
+    assert superres.main(still)["val_psnr"] == pytest.approx(best, abs=1e-3)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "halo"), [("srcnn_955", 6), ("srcnn_915", 5)])
+def test_halo_is_the_reach_of_the_layers_and_the_bicubic(name, halo):
+    from flax import nnx
+
+    from jaxvision import models
+
+    model = models.create(name, rngs=nnx.Rngs(0))
+    assert make_enlarger(model).halo == halo
+
+
+@pytest.mark.slow  # the loop's own tests have it by default
+def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
+    with pytest.raises(RunError, match="no longer finite.*--optim.lr"):
+        wild = Optim(name="sgd", lr=1e30)
+        superres.main(replace(config, output=tmp_path, optim=wild, epochs=1))
+
+
+WRONG = [
+    (["--model", "srcnn_99"], "no network 'srcnn_99'"),
+    (["--model", "resnet18"], "there are srcnn_955"),
+    (["--data", "/no/such/folder"], "no such folder"),
+    (["--benchmark", "/no/such"], "--benchmark: '/no/such' is neither"),
+    (["--batch-size", "5000"], "more than the 24 crops"),
+    (["--crop-size", "15"], "--crop-size cannot be 15"),
+    (["--crop-size", "64"], "none of the 6 photos to train on"),
+    (["--epochs", "0"], "--epochs cannot be 0"),
+    (["--ema", "1"], "--ema cannot be 1"),
+    (["--init-from", "/no/such"], "--init-from"),
+    (["--resume", "/no/such/run"], "no config.yaml"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=lambda w: str(w)[:30])
+def test_wrong_call_says_what_and_exits_with_2(
+    config, monkeypatch, capsys, tmp_path, words, message
+):
+    base = {"--data": config.data, "--output": str(tmp_path), "--repeat": "4"}
+    base |= {"--crop-size": "16"}
+    base |= dict(zip(words[::2], words[1::2], strict=True))
+    argv = [word for pair in base.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["superres", *argv])
+    with pytest.raises(SystemExit) as exit_info:
+        superres.main_cli()
+    err = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    if "cannot be" not in message:  # a limit of an option, which the parser shows
+        assert err.startswith("error: ") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_of_another_network_are_named(config, finished, tmp_path):
+    with pytest.raises(UsageError, match="--init-from: .*conv2.weight"):
+        superres.main(
+            replace(config, model="srcnn_955", init_from=finished[0], output=tmp_path)
+        )
+    save_file({"x": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="not the model.safetensors of a run"):
+        load_model(tmp_path)
+    assert Path(finished[0], "model.safetensors").is_file()
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """VGG16's first layer with random weights, as a checkpoint."""
+    weight = np.random.default_rng(0).normal(0, 0.3, (64, 3, 3, 3))
+    tensors = {"features.0.weight": weight, "features.0.bias": np.zeros(64)}
+    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
+    save_file({k: v.astype(np.float32) for k, v in tensors.items()}, path)
+    return str(path)
+
+
+def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path):
+    numbers = superres.main(
+        replace(
+            config,
+            loss="mse+perceptual",
+            perceptual_weight=1.0,
+            perceptual_layers=("relu1_1",),
+            vgg=vgg,
+            init_from=finished[0],
+            epochs=1,
+            optim=replace(config.optim, lr=1e-12),
+            output=tmp_path,
+        )
+    )
+    (row,) = metrics_of(tmp_path / "superres" / "1")
+    # The distance is a share of the features' energy, and the squared error comes on
+    # top; both are much the same on the test photos, which have the same statistics.
+    assert numbers["test_distance"] < float(row["train_loss"]) < 1
+    assert numbers["test_psnr"] == pytest.approx(finished[1]["test_psnr"], abs=1e-3)
+    rows = rows_of(tmp_path / "superres" / "1" / "results.csv")
+    assert [row["distance"] for row in rows] == [
+        f"{numbers[name]:.6g}" for name in ("test_distance_bicubic", "test_distance")
+    ]
+
+
+def test_wrong_perceptual_options_are_named(config, vgg, tmp_path):
+    wrong = {"output": tmp_path, "loss": "mse+perceptual"}
+    for options, message in (
+        ({"vgg": "v7"}, "--vgg 'v7': give imagenet, or a file"),
+        ({"vgg": "none.pth"}, "--vgg: none.pth does not exist"),
+        ({"vgg": vgg}, "--vgg: .*missing .*features.2.weight"),
+        (
+            {"vgg": vgg, "perceptual_layers": ("relu9_9",)},
+            "--perceptual-layers: VGG16 has no layer 'relu9_9'",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            superres.main(replace(config, **wrong, **options))
