@@ -163,8 +163,8 @@ def run(
     """Trains to the last epoch and writes all of the run folder.
 
     Returns:
-      The numbers of the kept epoch's model, and its parameters; None where `stop`
-      ended the training.
+      The numbers of the kept epoch's model, its parameters and how many images judged
+      it; None where `stop` ended the training.
     """
     plan = training.plan
     history: History = fit(
@@ -190,7 +190,10 @@ def run(
         notes=notes,
         report=report,
     )
-    return numbers | {"parameters": count_parameters(model)}
+    return numbers | {
+        "parameters": count_parameters(model),
+        "images": len(dataset.val),
+    }
 
 
 def dry_run(training: Training, model: nnx.Module, report: Reporter) -> dict:

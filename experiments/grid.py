@@ -16,6 +16,7 @@ from experiments.config import to_dict
 from experiments.run import Reporter, write_config
 from jaxvision.analysis import t_interval
 from jaxvision.files import write_text
+from jaxvision.metrics import wilson_interval
 from jaxvision.report.sweep import Line, comparison
 
 RESULTS = "results.json"
@@ -100,12 +101,20 @@ def run(
 def _compare(
     cells: Sequence[Cell], found: Sequence[Numbers], folder: Path, *, report: Reporter
 ) -> None:
-    """Writes `comparison.csv` and `comparison.png`, and prints the table."""
+    """Writes `comparison.csv` and `comparison.png`, and prints the table.
+
+    The 95 % interval is Student's over the seeds of a variant; of a single run it is
+    Wilson's over its validation images.
+    """
     rows, lines = [], []
     for variant in dict.fromkeys(cell.variant for cell in cells):
         own = [i for i, cell in enumerate(cells) if cell.variant == variant]
         accuracies = [found[i]["val_accuracy"] for i in own]
         spread = t_interval(accuracies)
+        low, high = spread.low, spread.high
+        if len(own) == 1:  # of one run, that of a share of its images
+            images = int(found[own[0]]["images"])
+            low, high = wilson_interval(round(spread.mean * images), images)
         histories = [_history(folder / cells[i].name / "metrics.csv") for i in own]
         rows.append(
             {
@@ -113,8 +122,8 @@ def _compare(
                 "runs": len(own),
                 "accuracy": spread.mean,
                 "std": spread.std,
-                "low": spread.low,
-                "high": spread.high,
+                "low": low,
+                "high": high,
                 "macro_f1": _mean(found[i]["val_macro_f1"] for i in own),
                 "parameters": found[own[0]]["parameters"],
                 "seconds_an_epoch": _mean(
@@ -148,7 +157,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
     for name in ("accuracy", "95 % interval", "macro F1", "parameters", "s/epoch"):
         table.add_column(name, justify="right")
     for row in sorted(rows, key=lambda row: -row["accuracy"]):
-        interval = f"{row['low']:.2%} to {row['high']:.2%}" if row["runs"] > 1 else ""
+        interval = f"{row['low']:.2%} to {row['high']:.2%}"
         table.add_row(
             row["variant"],
             f"{row['accuracy']:.2%}",

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from jaxvision.report import history as curves_of
 from jaxvision.report.canvas import INK, LINE, QUIET, save, short
@@ -51,12 +51,13 @@ def comparison(lines: Sequence[Line], path: str | Path) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _costs(axes[3], lines, colours)
-    handles, labels = axes[0].get_legend_handles_labels()
+    handles, _ = axes[0].get_legend_handles_labels()
+    labels = [f"{short(n)}, {_millions(c)} parameters" for n, _, c in lines]
     figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(8, len(lines)),
+        ncols=min(6, len(lines)),
         frameon=False,
     )
     save(figure, path, dpi=130)
@@ -86,21 +87,11 @@ def _costs(axis: Axes, lines: Sequence[Line], colours) -> None:
         )
         area = 30 + 300 * line.parameters / largest
         axis.scatter([minutes], [accuracy], s=area, color=colour, alpha=0.75)
-        label = f"{short(line.name, 18)}\n{_millions(line.parameters)}"
-        axis.annotate(
-            label,
-            (minutes, accuracy),
-            textcoords="offset points",
-            xytext=(0, -10 - area**0.5 / 2),
-            ha="center",
-            va="top",
-            fontsize=7.5,
-            color=INK,
-        )
     _dress(axis, "Accuracy by training time")
     axis.set_xlabel("minutes", color=QUIET)
     axis.set_xscale("log")
-    axis.margins(0.2, 0.25)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.margins(0.15, 0.15)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
