@@ -112,8 +112,9 @@ def randomize(net: Any) -> Any:
     Fresh biases, scales and offsets are zeros and ones, with which a lost or a swapped
     one would pass. The last scale of a residual branch is small, as training makes it:
     with ones, 50 blocks of BatchNorm on batch statistics raise rounding errors, in
-    torch too, to 1e-8 within three steps. The running statistics are first those of noise images, or the
-    signal of a deep network would vanish or explode, and then moved at random.
+    torch too, to 1e-8 within three steps. The running statistics are first those of
+    noise images, or the signal of a deep network would vanish or explode, and then
+    moved at random.
     """
     import torch
 
