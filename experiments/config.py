@@ -1,6 +1,7 @@
 """From a command line and a YAML file to a frozen dataclass, with one-line errors."""
 
 import dataclasses
+import inspect
 import signal
 import sys
 import types
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
-from jaxvision import ops
+from jaxvision import compilation, ops
 from jaxvision.checkpoint import CheckpointError
 
 Config = TypeVar("Config")
@@ -62,7 +63,7 @@ def parse(
         default = _over(default, presets[preset], where=f"--preset {preset}")
     if path is not None:
         default = _over(default, values, where=str(path))
-    description = (config_class.__doc__ or "").strip()
+    description = inspect.cleandoc(config_class.__doc__ or "")
     try:
         return tyro.cli(
             config_class, prog=prog, description=description, args=argv, default=default
@@ -97,6 +98,7 @@ def _check_environment() -> None:
     """Settings of the process, before JAX computes anything."""
     try:
         ops.keep_pages()
+        compilation.use_cache()
         ops.backend()
     except ValueError as error:
         raise UsageError(str(error)) from error

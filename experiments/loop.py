@@ -163,7 +163,7 @@ def fit(
                     title,
                     epoch * images + start * plan.batch_size,
                     plan.epochs * images,
-                    f"loss {means['loss']:.3f}  {_others(means)}"
+                    f"loss {means['loss']:.3g}  {_others(means)}"
                     f"{pace * plan.batch_size:.0f} images/s",
                 )
             # The loss is older than the last update, which may have been the bad one.
@@ -207,7 +207,7 @@ def _others(means: dict[str, float]) -> str:
 def _line(title: str, row: dict[str, float]) -> str:
     numbers = [
         f"{name.replace('_', ' ')} "
-        + (f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}")
+        + (f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}")
         for name, value in row.items()
         if name.startswith(("train_", "val_"))
     ]

@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from experiments.config import UsageError
-from jaxvision import ops
+from jaxvision import compilation, ops
 from jaxvision.files import write_text
 
 Show = Callable[[str, int, int, str], None]
@@ -66,6 +66,7 @@ def environment() -> dict[str, Any]:
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "processor": f"{os.cpu_count()} x {platform.machine()}",
         "convolutions": ops.backend(),
+        "compiled programs": getattr(jax.config, compilation.FOLDER) or "not kept",
         "python": platform.python_version(),
         "git": revision or "not a git checkout",
         "versions": {name: metadata.version(name) for name in PACKAGES},

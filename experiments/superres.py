@@ -81,7 +81,7 @@ class Config:
     first layers alone. Where given, results have the perceptual distance as well."""
     optim: Optim = field(
         default_factory=lambda: Optim(
-            name="adam", lr=1e-3, weight_decay=0.0, clip=0.05, warmup_epochs=0.25
+            name="adam", lr=1e-3, weight_decay=0.0, clip=0.01, warmup_epochs=0.25
         )
     )
     """The optimiser and its schedule."""

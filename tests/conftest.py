@@ -3,8 +3,11 @@
 import os
 from pathlib import Path
 
-import jax
-import pytest
+# Nor do the programs that tests start keep compiled code in the home folder.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -103,4 +103,6 @@ def random_resized_crop(
     room = whole - side
     anywhere = (draws[20:] * (room + 1)).astype(jnp.int32)
     corner = jnp.where(any_fits, anywhere, room // 2)
-    return resized_crop(images, corner[0], corner[1], side[0], side[1], size=size)
+    cut = resized_crop(images, corner[0], corner[1], side[0], side[1], size=size)
+    # The weights of a pixel sum to one but for rounding, which shows at white.
+    return jnp.clip(cut, 0, 1)

@@ -214,12 +214,12 @@ def _demo() -> _Splits:
 def _tfds(spec: str, *, seed: int) -> _Splits:
     what = f"data {spec!r}"
     builder = find_builder(spec.removeprefix("tfds:"), what=what)
-    tfds._check_features(builder, what=what)
+    tfds.check_features(builder, what=what)
     prepare(builder, what=what)
     classes = len(builder.info.features["label"].names)
     train, val = (
-        [_Source(sample.path, partial(tfds._open_image, sample)) for sample in samples]
-        for samples in tfds._open_splits(builder, builder.name, classes, what=what)
+        [_Source(sample.path, partial(tfds.open_image, sample)) for sample in samples]
+        for samples in tfds.open_splits(builder, builder.name, classes, what=what)
     )
     return (train, val) if val else _set_aside(train, seed=seed)
 

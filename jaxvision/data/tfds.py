@@ -44,17 +44,17 @@ def open_tfds(
     """
     what = f"data 'tfds:{name}'"
     builder = find_builder(name, what=what)
-    _check_features(builder, what=what)
+    check_features(builder, what=what)
     prepare(builder, what=what)
     config = builder.builder_config
     title = f"{builder.name}/{config.name}" if config else builder.name
     classes = tuple(builder.info.features["label"].names)
     if len(classes) < 2:
         raise ValueError(f"{what} has one class only, and training needs two")
-    train, val = _open_splits(builder, title, len(classes), what=what)
+    train, val = open_splits(builder, title, len(classes), what=what)
     if not val:
         train, val = _set_aside(train, classes, seed=seed)
-    images, bad = decode_pair(train, val, _open_image, sizes=sizes, progress=progress)
+    images, bad = decode_pair(train, val, open_image, sizes=sizes, progress=progress)
     return Dataset(
         name=title,
         classes=classes,
@@ -112,7 +112,7 @@ class _Sample(NamedTuple):
         return f"{self.records.name}/{self.index:05d}"
 
 
-def _check_features(builder: Any, *, what: str) -> None:
+def check_features(builder: Any, *, what: str) -> None:
     """Raises ValueError unless the set is one of images with one label each."""
     kinds = importlib.import_module("tensorflow_datasets").features
     features = builder.info.features
@@ -128,7 +128,7 @@ def _check_features(builder: Any, *, what: str) -> None:
         raise ValueError(f"{what} has images of {dtype}, and they must be uint8")
 
 
-def _open_splits(
+def open_splits(
     builder: Any, title: str, classes: int, *, what: str
 ) -> tuple[list[_Sample], list[_Sample]]:
     """Training and validation samples; the latter none where tfds has none."""
@@ -179,7 +179,7 @@ def _set_aside(
     return [known[path] for path, _ in train], [known[path] for path, _ in val]
 
 
-def _open_image(sample: _Sample) -> Image.Image:
+def open_image(sample: _Sample) -> Image.Image:
     """One image as RGB, upright."""
     encoded = io.BytesIO(sample.records.read(sample.index))
     try:

@@ -1,0 +1,122 @@
+"""XLA's compiled programs kept on disk, so that the next process need not compile."""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+LIMIT = 2**30
+"""Bytes that the folder may hold; a large network's step is some megabytes."""
+SHORTEST = 0.2
+"""Seconds of compilation from which a program is kept. JAX's own default is 1."""
+ENABLED = "jax_enable_compilation_cache"
+FOLDER = "jax_compilation_cache_dir"
+SECONDS = "jax_persistent_cache_min_compile_time_secs"
+
+
+def use_cache() -> Path | None:
+    """Has JAX keep compiled programs in a private folder; returns the one in use.
+
+    It is `$JAXVISION_HOME/xla`, by default `~/.cache/jaxvision/xla`, and there a folder
+    for this machine. JAX's own settings win: where `JAX_COMPILATION_CACHE_DIR` names a
+    folder it is left as it is, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
+    The oldest programs go when the folder is full.
+
+    None is returned, and every process compiles, where the folder cannot be written or
+    belongs to somebody else, whose programs would be run; and on a CPU where loading a
+    program is known to fail.
+    """
+    if not getattr(jax.config, ENABLED):
+        return None
+    if chosen := getattr(jax.config, FOLDER):
+        return Path(chosen)
+    if jax.default_backend() == "cpu" and not loads(_processor()):
+        return None
+    try:
+        home = _private(cache_folder())
+        folder = _private(home / machine(_processor()))
+        _prune(home, limit=LIMIT)
+    except OSError:
+        return None
+    if SECONDS.upper() not in os.environ:
+        jax.config.update(SECONDS, SHORTEST)
+    jax.config.update(FOLDER, str(folder))
+    return folder
+
+
+def cache_folder() -> Path:
+    """The folder of all machines' programs, which need not exist yet."""
+    home = os.environ.get("JAXVISION_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return (Path(home) if home else Path(cache) / "jaxvision").expanduser() / "xla"
+
+
+def machine(processor: str) -> str:
+    """A name for a processor and how many of its cores there are.
+
+    JAX's key leaves out the cores, but a program compiled for one splits no loop
+    between two. The processor is there because machines may share a home folder:
+    another's instructions would crash.
+    """
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return hashlib.sha256(f"{cores} {processor}".encode()).hexdigest()[:16]
+
+
+def loads(processor: str) -> bool:
+    """Whether XLA loads a CPU program that it has kept.
+
+    For Intel's processors it notes tuning preferences, such as `prefer-no-gather`, as
+    if the processor had to support them: at each load it logs an error and compiles
+    anew (openxla/xla#44565). On macOS large programs overflow a stack.
+    """
+    return sys.platform == "linux" and "GenuineIntel" not in processor
+
+
+def _processor() -> str:
+    """What the system says of the processor, the same for all its cores."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    names = "vendor_id|cpu family|model|model name|stepping|flags|Features|CPU part"
+    return "\n".join(sorted(set(re.findall(rf"^(?:{names})\s*:.*$", text, re.M))))
+
+
+def _private(folder: Path) -> Path:
+    """The folder, made where it is missing, closed to others.
+
+    Raises:
+      OSError: it cannot be made or is not ours.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    folder.chmod(0o700)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written")
+    return folder
+
+
+def _prune(folder: Path, *, limit: int) -> None:
+    """Deletes the programs used longest ago until the rest takes `limit` bytes."""
+    entries = sorted(_entries(folder), reverse=True)
+    total = 0
+    for _, size, path in entries:
+        total += size
+        if total > limit:
+            path.unlink(missing_ok=True)
+
+
+def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    for path in folder.rglob("*"):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:  # another process has just deleted it
+            continue
+        if path.is_file():
+            yield max(stat.st_atime, stat.st_mtime), stat.st_size, path
