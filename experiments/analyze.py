@@ -3,7 +3,6 @@
 python -m experiments.analyze RUN
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from converters.bundle import Bundle
 from experiments.backbones import RANDOM
 from experiments.config import UsageError, run_cli
 from experiments.predict import explainer, open_model
-from experiments.run import Reporter
+from experiments.run import Reporter, read_metrics, skipped_notes
 from jaxvision import metrics
 from jaxvision.data import Dataset, Split, open_dataset
 from jaxvision.report.analysis_page import Line, first_look
@@ -53,9 +52,7 @@ def main(config: Config) -> dict[str, float]:
     notes = []
     if values.get("weights") == "random" and values["data"] == "demo":
         notes.append(f"The weights are random. {RANDOM}")
-    if dataset.skipped:
-        listed = "; ".join(dataset.skipped[:5])
-        notes.append(f"{len(dataset.skipped)} unreadable files were left out: {listed}")
+    notes += skipped_notes(dataset.skipped, "unreadable files")
     page, lines = full_report(
         folder,
         title=f"{bundle.name} on {dataset.name}",
@@ -153,11 +150,7 @@ def read_run(
             raise UsageError(f"{folder}: there is no {name}; {hint}")
     try:
         values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        with (folder / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            rows = [
-                {key: float(value or "nan") for key, value in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        rows = read_metrics(folder / "metrics.csv")
         predictions = read_predictions(folder / "predictions.csv")
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise UsageError(
@@ -213,16 +206,15 @@ def match(
 def _open(
     folder: Path, values: dict[str, Any], bundle: Bundle, report: Reporter
 ) -> Dataset:
-    title = "reading images"
     try:
-        with report.progress(title) as show:
+        with report.counting("reading images") as progress:
             return open_dataset(
                 str(values["data"]),
                 train_size=bundle.preprocessing.resize,
                 eval_resize=bundle.preprocessing.resize,
                 eval_crop=bundle.preprocessing.crop,
                 seed=values.get("seed", 0),
-                progress=lambda done, total: show(title, done, total, ""),
+                progress=progress,
             )
     except ValueError as error:
         raise UsageError(f"{folder / 'config.yaml'}: {error}") from error

@@ -161,7 +161,9 @@ def main(config: Config) -> dict[str, float]:
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"
     )
-    cells = grid.expand(config, axes=("model",))
+    # One step tells as much of a model by one seed as by all.
+    asked = replace(config, repeats=1) if config.dry_run else config
+    cells = grid.expand(asked, axes=("model",))
     # One program serves all seeds of a model; then it makes room for the next.
     trainings = lru_cache(maxsize=1)(partial(make, dataset=dataset))
     if config.dry_run:

@@ -15,7 +15,7 @@ from converters.bundle import load_bundle, save_bundle
 from experiments.config import UsageError, read_yaml, to_dict
 from experiments.loop import History, Plan, fit
 from experiments.outputs import write_outputs
-from experiments.run import Reporter, Stop
+from experiments.run import Reporter, Stop, skipped_notes
 from jaxvision import augment, losses, optim, parallel, train
 from jaxvision.data import Dataset, open_dataset
 from jaxvision.functional import functionalize
@@ -174,10 +174,6 @@ def run(
         return None
     bundle = load_bundle(folder / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
-    notes = list(notes)
-    if dataset.skipped:
-        listed = "; ".join(dataset.skipped[:5])
-        notes.append(f"{len(dataset.skipped)} unreadable files were left out: {listed}")
     numbers = write_outputs(
         folder,
         title=title,
@@ -187,7 +183,7 @@ def run(
         bundle=bundle,
         logits=training.predict(params, stats),
         kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
-        notes=notes,
+        notes=[*notes, *skipped_notes(dataset.skipped, "unreadable files")],
         report=report,
     )
     return numbers | {
@@ -240,16 +236,15 @@ def open_data(
     Raises:
       UsageError: there is none, or it cannot be trained on.
     """
-    title = "reading photos"
     try:
-        with report.progress(title) as show:
+        with report.counting("reading photos") as progress:
             return open_dataset(
                 spec,
                 train_size=train_size,
                 eval_resize=preprocessing.resize,
                 eval_crop=preprocessing.crop,
                 seed=seed,
-                progress=lambda done, total: show(title, done, total, ""),
+                progress=progress,
             )
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error

@@ -1,19 +1,17 @@
 """Several runs from one command: options with several values, each with all seeds."""
 
-import csv
-import io
 import itertools
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.table import Table
 
 from experiments.config import to_dict
-from experiments.run import Reporter, write_config
+from experiments.run import Reporter, read_metrics, write_config, write_rows
 from jaxvision.analysis import t_interval
 from jaxvision.files import write_text
 from jaxvision.metrics import wilson_interval
@@ -115,37 +113,27 @@ def _compare(
         if len(own) == 1:  # of one run, that of a share of its images
             images = int(found[own[0]]["images"])
             low, high = wilson_interval(round(spread.mean * images), images)
-        histories = [_history(folder / cells[i].name / "metrics.csv") for i in own]
+        histories = [read_metrics(folder / cells[i].name / "metrics.csv") for i in own]
         rows.append(
             {
                 "variant": variant,
                 "runs": len(own),
                 "accuracy": spread.mean,
-                "std": spread.std,
+                "std": spread.std if len(own) > 1 else None,
                 "low": low,
                 "high": high,
-                "macro_f1": _mean(found[i]["val_macro_f1"] for i in own),
+                "macro_f1": fmean(found[i]["val_macro_f1"] for i in own),
                 "parameters": found[own[0]]["parameters"],
-                "seconds_an_epoch": _mean(
+                "seconds_an_epoch": fmean(
                     row["seconds"] for history in histories for row in history
                 ),
-                "minutes": _mean(
+                "minutes": fmean(
                     sum(row["seconds"] for row in history) / 60 for history in histories
                 ),
             }
         )
         lines.append(Line(variant, histories, rows[-1]["parameters"]))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {
-            key: "" if _missing(value) else f"{value:.6g}" if _real(value) else value
-            for key, value in row.items()
-        }
-        for row in rows
-    )
-    write_text(folder / "comparison.csv", text.getvalue())
+    write_rows(folder / "comparison.csv", rows)
     comparison(lines, folder / "comparison.png")
     report.table(_table(rows))
     report.say(f"see {folder / 'comparison.csv'} and {folder / 'comparison.png'}")
@@ -167,24 +155,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> Table:
             f"{row['seconds_an_epoch']:.1f}",
         )
     return table
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {key: float(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def _real(value: Any) -> bool:
-    return isinstance(value, float)
-
-
-def _missing(value: Any) -> bool:
-    return _real(value) and math.isnan(value)

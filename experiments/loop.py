@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import RunError, UsageError
-from experiments.run import Reporter, Stop, write_metrics
+from experiments.run import Reporter, Stop, write_rows
 from jaxvision import checkpoint
 from jaxvision.train import TrainState
 
@@ -182,7 +182,7 @@ def fit(
             if row[plan.judged_by] > best:
                 plan.keep_best(state, folder)
             history.append(row)
-            write_metrics(folder, history)
+            write_rows(folder / "metrics.csv", history)
             report.say(_line(title, row))
             epoch, start, seconds = epoch + 1, 0, 0.0
             sums = plan.no_sums()

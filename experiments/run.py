@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -98,16 +98,36 @@ def write_config(folder: Path, options: dict[str, Any]) -> None:
     write_text(folder / "config.yaml", yaml.safe_dump(values, sort_keys=False))
 
 
-def write_metrics(folder: Path, history: list[dict[str, float]]) -> None:
-    """Writes `metrics.csv`, a row an epoch."""
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file of rows with the same columns, floats to six digits."""
     text = io.StringIO()
-    rows = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    rows.writeheader()
-    rows.writerows(
-        {key: value if key == "epoch" else f"{value:.6g}" for key, value in row.items()}
-        for row in history
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{x:.6g}" if isinstance(x, float) else x for key, x in row.items()}
+        for row in rows
     )
-    write_text(folder / "metrics.csv", text.getvalue())
+    write_text(path, text.getvalue())
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`; an empty cell is nan.
+
+    Raises:
+      ValueError: a cell holds no number.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {key: float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def skipped_notes(skipped: Sequence[str], what: str) -> list[str]:
+    """A warning that some of the data, `what` in words, was left out; or none."""
+    if not skipped:
+        return []
+    return [f"{len(skipped)} {what} were left out: {'; '.join(skipped[:5])}"]
 
 
 class Stop:
@@ -175,6 +195,12 @@ class Reporter:
             yield lambda title, done, total, note: bar.update(
                 task, description=title, completed=done, total=total, note=note
             )
+
+    @contextmanager
+    def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """`progress` for work that only counts: gives a `(done, total)` function."""
+        with self.progress(title) as show:
+            yield lambda done, total: show(title, done, total, "")
 
     def _line_each_minute(self, title: str, done: int, total: int, note: str) -> None:
         if time.monotonic() - self._last_line > 60:

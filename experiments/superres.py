@@ -23,6 +23,7 @@ from experiments.run import (
     Reporter,
     interrupted,
     new_folder,
+    skipped_notes,
     stop_on_signals,
     write_config,
 )
@@ -188,10 +189,6 @@ def main(config: Config) -> dict[str, float]:
         history = fit(state, plan, folder, report=report, stop=stop)
     if len(history) < plan.epochs:
         interrupted(folder, MODULE, stop)
-    notes = []
-    if photos.skipped:
-        listed = "; ".join(photos.skipped[:5])
-        notes.append(f"{len(photos.skipped)} photos were left out: {listed}")
     return write_outputs(
         folder,
         title=f"{config.model} on {photos.name}",
@@ -205,7 +202,7 @@ def main(config: Config) -> dict[str, float]:
         enlarger=upscale.make_enlarger(upscale.load_model(folder)),
         groups={"test": photos.val, **benchmarks},
         distance=features and make_distance(features),
-        notes=notes,
+        notes=skipped_notes(photos.skipped, "photos"),
         report=report,
     )
 
@@ -260,15 +257,14 @@ def open_perceptual(config: Config, report: Reporter) -> Perceptual | None:
 
 
 def _open(config: Config, report: Reporter) -> Photos:
-    title = "reading photos"
     try:
-        with report.progress(title) as show:
+        with report.counting("reading photos") as progress:
             return open_photos(
                 config.data,
                 crop_size=config.crop_size,
                 val_count=config.val_photos,
                 seed=config.seed,
-                progress=lambda done, total: show(title, done, total, ""),
+                progress=progress,
             )
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error

@@ -1,7 +1,5 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
-import csv
-import io
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +11,12 @@ import yaml
 from PIL import Image
 from rich.table import Table
 
-from experiments.run import Reporter
+from experiments.run import Reporter, write_rows
 from experiments.superres_training import MOST_DB
 from experiments.upscale import Enlarger, enlarge_pixels
 from jaxvision import image_metrics
 from jaxvision.data.pairs import SCALE
 from jaxvision.data.photos import Photo, centre
-from jaxvision.files import write_text
 from jaxvision.preprocess import to_float
 from jaxvision.report import plots
 from jaxvision.report.comparison import Example, Version, comparison
@@ -78,14 +75,14 @@ def write_outputs(
         for group in groups
         for method in METHODS
     }
-    _write_csv(
+    write_rows(
         folder / "results.csv",
         [
             {"set": group, "photos": len(groups[group]), "method": method, **values}
             for (group, method), values in means.items()
         ],
     )
-    _write_csv(
+    write_rows(
         folder / "photos.csv",
         [
             {
@@ -225,17 +222,6 @@ def _means(rows: Sequence[Row]) -> dict[str, float]:
 
 def _said(values: dict[str, float]) -> str:
     return f"{values['psnr']:.2f} dB, {values['ssim']:.4f}"
-
-
-def _write_csv(path: Path, rows: Sequence[dict]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{x:.6g}" if isinstance(x, float) else x for key, x in row.items()}
-        for row in rows
-    )
-    write_text(path, text.getvalue())
 
 
 def _table(groups: Mapping[str, Sequence[Photo]], means: Mapping) -> Table:

@@ -12,7 +12,7 @@ from converters.bundle import save_bundle
 from experiments import analyze
 from experiments.analyze import Config
 from experiments.config import UsageError
-from experiments.run import write_metrics
+from experiments.run import write_rows
 from jaxvision import models
 from jaxvision.data import Split
 from jaxvision.functional import functionalize
@@ -199,7 +199,7 @@ def npz_run(folder, name):
     )
     values = {"data": str(folder / "x.npz"), "seed": 0, "epochs": 3}
     (run / "config.yaml").write_text(yaml.safe_dump(values))
-    write_metrics(run, history_of(3))
+    write_rows(run / "metrics.csv", history_of(3))
     table = rng.dirichlet(np.ones(3), 20)
     names = [f"x.npz/test/{index:05d}" for index in range(20)]
     write_predictions(run / "predictions.csv", names, y[40:], table, classes)
