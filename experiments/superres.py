@@ -36,7 +36,7 @@ from experiments.superres_training import (
     make_plan,
     make_relative,
 )
-from jaxvision import models, perceptual
+from jaxvision import checkpoint, models, perceptual
 from jaxvision.data.photos import Photo, Photos, open_benchmark, open_photos
 from jaxvision.models.srcnn import VARIANTS
 from jaxvision.optim import Optim
@@ -103,7 +103,7 @@ class Config:
     """Where the run folder is made: OUTPUT/superres/N."""
     resume: Path | None = None
     """A run folder to go on with, by its own options, to the same bits; other
-    benchmarks may be given."""
+    benchmarks may be given, and after training by mse alone another --vgg."""
     config: Path | None = None
     """A YAML file of options; the command line wins over it."""
     dry_run: bool = False
@@ -165,15 +165,20 @@ def main(config: Config) -> dict[str, float]:
     config = resolve(config)
     if folder is not None:
         saved = read_yaml(Config, folder / "config.yaml")
-        # Judging by other photos changes nothing of the training.
-        check_resumed(replace(config, benchmark=saved.benchmark), folder)
+        # What the results are judged by changes nothing of the training.
+        judging = ["benchmark"]
+        if saved.loss == "mse":
+            judging += ["vgg", "perceptual_layers"]
+        same = {name: getattr(saved, name) for name in judging}
+        check_resumed(replace(config, **same), folder)
     benchmarks = _benchmarks(config)
     features = open_perceptual(config, report)
     photos = _open(config, report)
     if features is not None:
         squares = centre_squares(photos.val, count=MEASURED)
         features = make_relative(features, squares)
-    model, source = build(config)
+    begun = folder is not None and bool(checkpoint.steps(folder / "checkpoints"))
+    model, source = build(config, is_begun=begun)
     report.say(
         f"{config.model}: {source}; {photos.name}: {photos.count} training photos, "
         f"{len(photos.val)} to judge by"
@@ -207,24 +212,40 @@ def main(config: Config) -> dict[str, float]:
     )
 
 
-def build(config: Config) -> tuple[nnx.Module, str]:
+def build(config: Config, *, is_begun: bool = False) -> tuple[nnx.Module, str]:
     """The network to start from, and a sentence on where its weights are from.
+
+    Args:
+      config: names the network and the file of weights.
+      is_begun: a checkpoint has the weights; the file may be gone by now.
 
     Raises:
       UsageError: the file of `--init-from` does not hold this network.
       RunError: torch is missing to read it.
     """
     path = config.init_from
-    if path is None:
-        return models.create(config.model, rngs=nnx.Rngs(config.seed)), "random weights"
+    source = "random weights" if path is None else f"weights of {path}"
+    if path is None or is_begun:
+        return models.create(config.model, rngs=nnx.Rngs(config.seed)), source
     file = path / "model.safetensors" if path.is_dir() else path
     try:
         arrays = weights.load_state_dict(file)
-        return convert(models.abstract(config.model), arrays), f"weights of {path}"
+        # A network with a residual has the tensors of the one without.
+        name = _architecture(file)
+        if name not in (config.model, None):
+            raise UsageError(f"--init-from: {path} holds a {name}: give --model {name}")
+        return convert(models.abstract(config.model), arrays), source
     except ModuleNotFoundError as error:
         raise RunError(str(error)) from error
     except (ValueError, ConversionError) as error:
         raise UsageError(f"--init-from: {error}") from error
+
+
+def _architecture(file: Path) -> str | None:
+    """The network of a `model.safetensors`; none, where the file does not say."""
+    if file.suffix != ".safetensors":
+        return None
+    return weights.read_safetensors(file)[1].get("architecture")
 
 
 def open_perceptual(config: Config, report: Reporter) -> Perceptual | None:
@@ -247,7 +268,7 @@ def open_perceptual(config: Config, report: Reporter) -> Perceptual | None:
     except ValueError as error:
         raise UsageError(f"--perceptual-layers: {error}") from error
     try:
-        start = choose_weights("vgg16", config.vgg, is_demo=False, report=report)
+        start = choose_weights("vgg16", config.vgg, report=report)
         params = vgg16_params(start.arrays or {}, layers=layers)
     except UsageError as error:
         raise UsageError(str(error).replace("--weights", "--vgg")) from error
@@ -273,7 +294,7 @@ def _open(config: Config, report: Reporter) -> Photos:
 def _benchmarks(config: Config) -> dict[str, list[Photo]]:
     found: dict[str, list[Photo]] = {}
     for spec in config.benchmark:
-        name = Path(spec).name
+        name = Path(spec).expanduser().resolve().name
         try:
             # Names are keys of the results: the second of a kind has its whole path.
             found[spec if name in ("test", *found) else name] = open_benchmark(spec)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import yaml
 from PIL import Image
@@ -25,12 +25,15 @@ from jaxvision.report.page import write_report
 PROTOCOL = f"luma (Y of BT.601), {SCALE} pixels of border cut off, 8 bits"
 EXAMPLES = 6
 """Most photographs in the picture."""
-TILE = 96
-"""Side of the tiles of low resolution: one compilation for all photos that hold one."""
+TILES = (96, 48, 24)
+"""Sides of the tiles of low resolution, a compilation each: a photograph is computed in
+the largest that it holds."""
+SQUARE = 256
+"""Most pixels a side of what the perceptual distance is taken of, from the centre."""
 METHODS = ("bicubic", "model")
 
-Distance = Callable[[np.ndarray, np.ndarray], float]
-"""`distance(image, truth)` of two uint8 squares: lower is more alike."""
+Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
+"""`distance(images, truth)` of uint8 squares, an image each: lower is more alike."""
 
 
 class Row(NamedTuple):
@@ -143,27 +146,28 @@ def judge(
     The low resolution is PIL's, and so is the bicubic to compare with.
     """
     shown = _choose(groups)
-    side = min(
-        256, *(min(p.image.shape[:2]) for photos in groups.values() for p in photos)
-    )
     rows, examples = [], []
     total, done = sum(map(len, groups.values())), 0
     with report.progress("judging") as show:
         for group, photos in groups.items():
+            side = min(SQUARE, *(min(photo.image.shape[:2]) for photo in photos))
             for index, photo in enumerate(photos):
                 low, images = enlarge_both(enlarger, photo.image)
-                versions = [
-                    Version(method, image, *measure(photo, image))
-                    for method, image in images.items()
-                ]
+                figures = measure(photo, images)
+                far: Sequence[float | None] = [None] * len(images)
+                if distance is not None:
+                    squares = [centre(image, side) for image in images]
+                    far = distance(squares, centre(photo.image, side))
                 name = Path(photo.name).name
-                for version in versions:
-                    far = distance and distance(
-                        centre(version.image, side), centre(photo.image, side)
-                    )
-                    figures = (version.psnr, version.ssim, far)
-                    rows.append(Row(group, name, version.title, *figures))
+                for method, pair, one in zip(METHODS, figures, far, strict=True):
+                    rows.append(Row(group, name, method, *pair, one))
                 if (group, index) in shown:
+                    versions = [
+                        Version(method, image, *pair)
+                        for method, image, pair in zip(
+                            METHODS, images, figures, strict=True
+                        )
+                    ]
                     examples.append(Example(name, low, versions, photo.image))
                 done += 1
                 show("judging", done, total, group)
@@ -172,29 +176,48 @@ def judge(
 
 def enlarge_both(
     enlarger: Enlarger, truth: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The low resolution of a photograph, and what each method makes of it."""
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The low resolution of a photograph, and what each of `METHODS` makes of it."""
     height, width = truth.shape[:2]
     low = _resized(truth, (width // SCALE, height // SCALE))
-    made = (_resized(low, (width, height)), enlarge_pixels(enlarger, low, tile=TILE))
-    return low, dict(zip(METHODS, made, strict=True))
+    tile = next((tile for tile in TILES if tile <= min(low.shape[:2])), TILES[0])
+    model = enlarge_pixels(enlarger, low, tile=tile)
+    return low, [_resized(low, (width, height)), model]
 
 
-def measure(photo: Photo, image: np.ndarray) -> tuple[float, float]:
-    """PSNR and SSIM of one enlarged photograph, as super-resolution papers take them.
+def measure(photo: Photo, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
 
     Of a grey file that is its one channel, of any other the luma.
     """
+    height, width = photo.image.shape[:2]
+    # Padded to powers of two, or each size of photograph would be compiled for.
+    room = [(0, (1 << (side - 1).bit_length()) - side) for side in (height, width)]
 
-    def channels(pixels):
+    def padded(pixels):
         if photo.is_gray:
             pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-        return to_float(jnp.asarray(pixels[None]))
+        return np.pad(pixels, (*room, (0, 0)))
 
-    pair = channels(image), channels(photo.image)
-    options = {"border": SCALE, "luma": True, "quantize": True}
-    psnr = float(image_metrics.psnr(*pair, **options)[0])
-    return min(psnr, MOST_DB), float(image_metrics.ssim(*pair, **options)[0])
+    psnr, ssim = _figures(
+        np.stack([padded(image) for image in images]),
+        padded(photo.image)[None],
+        np.array([(height, width)], np.int32),
+    )
+    return [(min(float(p), MOST_DB), float(s)) for p, s in zip(psnr, ssim, strict=True)]
+
+
+@jax.jit
+def _figures(images, truth, size):
+    """PSNR and SSIM of each of the padded images."""
+
+    def one(image):
+        pair = to_float(image[None]), to_float(truth)
+        options = {"sizes": size, "border": SCALE, "luma": True, "quantize": True}
+        psnr = image_metrics.psnr(*pair, **options)
+        return psnr[0], image_metrics.ssim(*pair, **options)[0]
+
+    return jax.lax.map(one, images)
 
 
 def _choose(groups: Mapping[str, Sequence[Photo]]) -> set[tuple[str, int]]:

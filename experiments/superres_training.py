@@ -186,15 +186,19 @@ def make_relative(perceptual: Perceptual, images: np.ndarray) -> Perceptual:
 
 def make_distance(
     perceptual: Perceptual,
-) -> Callable[[np.ndarray, np.ndarray], float]:
-    """`distance(image, truth)` of uint8 `(h, w, 3)`: the perceptual loss of the two."""
+) -> Callable[[Sequence[np.ndarray], np.ndarray], list[float]]:
+    """`distance(images, truth)`: the perceptual loss of each image, uint8 `(h, w, 3)`.
 
-    @jax.jit
-    def fn(image, truth):
-        features = perceptual.features(to_float(truth)[None])
-        return perceptual.loss(to_float(image)[None], features)
+    One program for each shape.
+    """
+    features = jax.jit(lambda image: perceptual.features(to_float(image)[None]))
+    loss = jax.jit(lambda image, wanted: perceptual.loss(to_float(image)[None], wanted))
 
-    return lambda image, truth: float(fn(image, truth))
+    def distance(images: Sequence[np.ndarray], truth: np.ndarray) -> list[float]:
+        wanted = features(truth)
+        return [float(loss(image, wanted)) for image in images]
+
+    return distance
 
 
 def dry_run(state: train.TrainState, plan: Plan, report: Reporter) -> dict[str, float]:

@@ -52,6 +52,8 @@ MODES = {
     "RGBX": "RGB",
 }
 """Pixels that can be enlarged -> as what; a palette with transparency is RGBA."""
+LONGEST = {".jpg": 65500, ".webp": 16383}
+"""Most pixels a side that a format holds, or its writer takes."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ def main(config: Config) -> list[Path]:
             f"{2 * enlarger.halo}"
         )
     targets = _targets(config)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--output {config.output}: {error.strerror}") from error
     failed = []
     for source, target in targets.items():
         try:
@@ -131,7 +137,8 @@ def main(config: Config) -> list[Path]:
                 tile=config.tile,
                 progress=lambda done, total, s=source: show(s.name, done, total, ""),
             )
-        _write(picture, pixels, target)
+            show(f"writing {target.name}", 1, 1, "")  # seconds, of a large photo
+            _write(picture, pixels, target)
         height, width = picture.pixels.shape[:2]
         report.say(
             f"{target}: {width} x {height} to {SCALE * width} x {SCALE * height} "
@@ -150,6 +157,8 @@ def load_model(path: Path) -> nnx.Module:
       UsageError: there is none.
     """
     file = path / "model.safetensors" if path.is_dir() else path
+    if not path.exists():
+        raise UsageError(f"{path}: no such run")
     if not file.is_file():
         raise UsageError(
             f"{path}: no model.safetensors, so it is no run whose first epoch has ended"
@@ -212,9 +221,8 @@ def read_picture(path: Path) -> Picture:
       UsageError: it is no image that can be enlarged; one line says why.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as file:
-            # Of large images, which are welcome here, and of odd metadata.
-            warnings.simplefilter("ignore")
+        # Warnings of large images, which are welcome here, and of odd metadata.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
             notes = _notes(file)
             profile = file.info.get("icc_profile")
             file.load()
@@ -275,8 +283,8 @@ def _targets(config: Config) -> dict[Path, Path]:
         if source.is_dir():
             raise UsageError(f"{source} is a folder: name its files, {source}/*")
         try:
-            with Image.open(source) as file:
-                mode, kind = file.mode, file.format or ""
+            with warnings.catch_warnings(action="ignore"), Image.open(source) as file:
+                mode, kind, longest = file.mode, file.format or "", max(file.size)
         except OSError as error:
             reason = error.strerror or "no image"
             raise UsageError(f"{source}: {reason}") from error
@@ -285,6 +293,11 @@ def _targets(config: Config) -> dict[Path, Path]:
         _check_mode(source, mode)
         same = config.format == "same" and kind in FORMATS
         suffix = FORMATS[kind][0] if same else ".png"
+        if SCALE * longest > LONGEST.get(suffix, SCALE * longest):
+            raise UsageError(
+                f"{source}: {kind} files have at most {LONGEST[suffix]} pixels a side, "
+                f"and this would have {SCALE * longest}: use --format png"
+            )
         target = config.output / f"{source.stem}_x{SCALE}{suffix}"
         for other, taken in targets.items():
             if taken == target:

@@ -3,6 +3,10 @@
 Published figures differ by tenths of a decibel with what is compared: super-resolution
 papers take the luma, cut off as many border pixels as the scale, and round to 8 bits
 (`luma=True, border=2, quantize=True` for a scale of two).
+
+Each size of image is a program to compile, which takes longer than to run it. Images of
+many sizes are therefore padded to a few, and their own sizes given: the figures are
+those of the images without the padding.
 """
 
 from functools import partial
@@ -12,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvision.resize import to_uint8_levels
-from jaxvision.typing import Array, Float, Images
+from jaxvision.typing import Array, Float, Images, Int
 
 WINDOW, SIGMA = 11, 1.5
 """SSIM's Gaussian, in pixels."""
@@ -20,6 +24,8 @@ C1, C2 = 0.01**2, 0.03**2
 """SSIM's constants `(K L)^2`, for a range L of 1."""
 LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 LUMA_OFFSET = 16 / 255
+
+Sizes = Int[Array, "n 2"] | Int[np.ndarray, "n 2"]
 
 _PROTOCOL = ("border", "luma", "quantize")
 
@@ -29,6 +35,7 @@ def psnr(
     a: Images,
     b: Images,
     *,
+    sizes: Sizes | None = None,
     border: int = 0,
     luma: bool = False,
     quantize: bool = False,
@@ -41,6 +48,9 @@ def psnr(
     Args:
       a: images in `[0, 1]`.
       b: likewise.
+      sizes: rows and columns of each pair, in the upper left corner of its arrays; the
+        rest counts for nothing. Where nothing is left inside the border, the figure is
+        nan.
       border: pixels to leave out at each side.
       luma: compares `to_luma` of the images.
       quantize: rounds the images to the 256 levels of a file, and the luma once more,
@@ -51,7 +61,7 @@ def psnr(
         them inside the border.
     """
     a, b = _prepared(a, b, border=border, luma=luma, quantize=quantize, least=1)
-    return -10 * jnp.log10(jnp.square(a - b).mean((1, 2, 3)))
+    return -10 * jnp.log10(_mean(jnp.square(a - b), sizes, less=2 * border))
 
 
 @partial(jax.jit, static_argnames=_PROTOCOL)
@@ -59,6 +69,7 @@ def ssim(
     a: Images,
     b: Images,
     *,
+    sizes: Sizes | None = None,
     border: int = 0,
     luma: bool = False,
     quantize: bool = False,
@@ -74,6 +85,7 @@ def ssim(
     Args:
       a: images in `[0, 1]`.
       b: likewise.
+      sizes: as for `psnr`.
       border: pixels to leave out at each side.
       luma: compares `to_luma` of the images.
       quantize: as for `psnr`.
@@ -97,7 +109,7 @@ def ssim(
     variances = squares - mean_x**2 - mean_y**2
     luminance = 1 - shift / ((mean_x + 0.5) ** 2 + (mean_y + 0.5) ** 2 + C1)
     structure = 1 - (distance - shift) / (variances + C2)
-    return (luminance * structure).mean((1, 2, 3))
+    return _mean(luminance * structure, sizes, less=2 * border + WINDOW - 1)
 
 
 def to_luma(images: Images) -> Images:
@@ -151,6 +163,18 @@ def _prepared(a, b, *, border, luma, quantize, least):
         return x
 
     return prepare(a), prepare(b)
+
+
+def _mean(x, sizes, *, less):
+    """The mean per image, of as much of it as `sizes` hold without `less` pixels."""
+    if sizes is None:
+        return x.mean((1, 2, 3))
+    left = jnp.maximum(jnp.asarray(sizes) - less, 0)
+    rows, columns = (
+        jnp.arange(x.shape[1 + axis])[None] < left[:, axis, None] for axis in (0, 1)
+    )
+    inside = rows[:, :, None, None] & columns[:, None, :, None]
+    return jnp.where(inside, x, 0).sum((1, 2, 3)) / (left.prod(axis=1) * x.shape[3])
 
 
 def _blur(x):

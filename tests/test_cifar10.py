@@ -1,6 +1,5 @@
 """CIFAR-10's program: repeats, comparison, presets and exact resume, on made images."""
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -20,6 +19,7 @@ from jaxvision import losses, models, train
 from jaxvision.functional import functionalize, modules
 from jaxvision.models import cifar
 from jaxvision.optim import Optim
+from tests.runs import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,6 @@ def config(npz, tmp_path_factory):
 def finished(config):
     numbers = cifar10.main(config)
     return config.output / "cifar10" / "1", numbers
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def arrays_of(folder):
@@ -210,7 +205,7 @@ def test_grid_has_a_cell_for_each_combination():
 
 def test_dropout_replaces_the_rate_of_the_table(npz):
     data = classification.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, seed=0, report=Reporter()
+        str(npz), cifar10.CIFAR10, train_size=32, report=Reporter()
     )
 
     def rates(config):
@@ -224,7 +219,7 @@ def test_dropout_replaces_the_rate_of_the_table(npz):
 def test_fast_net_starts_whitened_and_stays_so(npz):
     config = Config(model=("cnn_lean",), data=str(npz), batch_size=16)
     data = classification.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, seed=0, report=Reporter()
+        str(npz), cifar10.CIFAR10, train_size=32, report=Reporter()
     )
     model = cifar10.build(config, data)
     assert isinstance(model, cifar.FastCNN)

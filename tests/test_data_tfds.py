@@ -18,6 +18,7 @@ from PIL import Image
 
 from jaxvision import preprocess
 from jaxvision.data import open_dataset, tfds_prepare
+from jaxvision.data.photos import open_photos
 from tests.photos import SIZES, check_error, noise
 
 NATIVE = {"train_size": 32, "eval_resize": 32, "eval_crop": 32}
@@ -195,6 +196,19 @@ def test_train_split_alone_is_divided_by_class_and_seed(prepare):
         index = [int(path[-5:]) for path in split.paths]
         np.testing.assert_array_equal(split.images, [images[i] for i in index])
         np.testing.assert_array_equal(split.labels, [labels[i] for i in index])
+
+
+def test_photos_for_super_resolution_keep_their_size(prepare):
+    builder = prepare(train=photos(3, height=40, width=70), test=photos(4, height=51))
+    found = open_photos("tfds:tiny_photos", crop_size=32, val_count=2)
+    assert found.name == "tiny_photos" and found.count == 3
+    images, _ = records(builder, "train")
+    np.testing.assert_array_equal(found.images, images)
+    images, _ = records(builder, "test")
+    assert len(found.val) == 2 and not found.skipped
+    for photo in found.val:
+        index = int(photo.name.removeprefix("tiny_photos/test/"))
+        np.testing.assert_array_equal(photo.image, images[index][:50])
 
 
 def test_image_that_cannot_be_read_is_left_out_and_named(prepare):

@@ -84,6 +84,24 @@ def test_smallest_image_has_one_window(float64):
     np.testing.assert_allclose(ssim(a, b), expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-9), (np.float32, 1e-5)])
+def test_padding_counts_for_nothing(dtype, rtol, float64):
+    sizes = np.array([(29, 23), (18, 31), (14, 31)], np.int32)
+    padded = np.full((2, 3, 40, 32, 3), np.nan, dtype)
+    options = {"border": 2, "luma": True, "quantize": True}
+    theirs = []
+    for index, (height, width) in enumerate(sizes):
+        whole = [images[1] for images in pair(height, width)]
+        padded[:, index, :height, :width] = whole
+        a, b = (prepared(image, **options) for image in whole)
+        noisy = peak_signal_noise_ratio(a, b, data_range=1)
+        # Of the last, ten rows are left, and SSIM's window has eleven.
+        theirs.append([noisy, reference_ssim(a, b) if index < 2 else np.nan])
+    ours = [metric(*padded, sizes=sizes, **options) for metric in (psnr, ssim)]
+    assert all(figures.dtype == dtype for figures in ours)
+    np.testing.assert_allclose(np.transpose(ours), theirs, rtol=rtol)
+
+
 def test_closed_forms():
     a = jnp.full((2, 12, 12, 3), 0.25)
     b = jnp.stack([a[0], a[1] + 0.1])

@@ -1,6 +1,8 @@
 """Photographs for super-resolution, and the pairs that are made of them."""
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +125,19 @@ def test_other_folders_are_split_by_the_seed(tmp_path):
     assert names[0] == names[1] != names[2]
     one = open_photos(str(tmp_path), crop_size=32, val_count=1)
     assert len(one.val) == 1 and {one.val[0].name} < names[0] and one.count == 8
+
+
+def test_choice_of_photos_to_judge_by_moves_with_the_folder(tmp_path):
+    save(tmp_path / "a" / "train" / "0.png", noise(32, 32))
+    for index in range(12):
+        save(tmp_path / "a" / "test" / f"{index}.png", noise(32, 32, index))
+    shutil.copytree(tmp_path / "a", tmp_path / "else" / "b")
+    found = [
+        open_photos(str(tmp_path / folder), crop_size=32, val_count=3).val
+        for folder in ("a", "else/b")
+    ]
+    names = [{Path(photo.name).name for photo in photos} for photos in found]
+    assert len(names[0]) == 3 and names[0] == names[1]
 
 
 def test_large_photos_become_overlapping_pieces(tmp_path, monkeypatch):

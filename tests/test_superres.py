@@ -1,27 +1,30 @@
 """Super-resolution: outputs, exact resume, figures that a known library confirms."""
 
-import csv
-import signal
+import shutil
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from experiments import superres
-from experiments.config import RunError, UsageError, parse
-from experiments.run import Stop
+from experiments import superres, superres_outputs
+from experiments.config import RunError, UsageError
 from experiments.superres import Config
 from experiments.superres_outputs import measure
 from experiments.upscale import load_model, make_enlarger
-from jaxvision import checkpoint
+from jaxvision import checkpoint, image_metrics
 from jaxvision.data.photos import Photo
 from jaxvision.optim import Optim
+from jaxvision.preprocess import to_float
+from tests import runs
+from tests.runs import check_same_run, metrics_of, rows_of, stop_after
 
+resumed = partial(runs.resumed, Config)
 FILES = {
     "checkpoints",
     "comparison.png",
@@ -76,20 +79,14 @@ def finished(config):
     return config.output / "superres" / "1", numbers
 
 
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def metrics_of(folder):
-    timing = ("seconds", "images_per_second")
-    rows = rows_of(folder / "metrics.csv")
-    return [{k: v for k, v in row.items() if k not in timing} for row in rows]
-
-
-def resumed(folder, *words):
-    """The configuration of `--resume FOLDER WORDS...`."""
-    return parse(Config, ["--resume", str(folder), *words], prog="x")
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """VGG16's first layer with random weights, as a checkpoint."""
+    weight = np.random.default_rng(0).normal(0, 0.3, (64, 3, 3, 3))
+    tensors = {"features.0.weight": weight, "features.0.bias": np.zeros(64)}
+    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
+    save_file({k: v.astype(np.float32) for k, v in tensors.items()}, path)
+    return str(path)
 
 
 def test_run_learns_and_leaves_every_file(finished):
@@ -148,57 +145,49 @@ def test_figures_are_those_of_scikit_image(finished, photos):
 def test_grey_files_are_judged_by_their_own_levels():
     truth = np.full((32, 32, 3), 100, np.uint8)
     image = truth + np.uint8(10)
-    gray, _ = measure(Photo("x", truth, is_gray=True), image)
-    colour, _ = measure(Photo("x", truth), image)
+    ((gray, _),) = measure(Photo("x", truth, is_gray=True), [image])
+    ((colour, _),) = measure(Photo("x", truth), [image])
     assert gray == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     # Of 219 levels of luma these are 101.9 and 110.5, rounded 102 and 110.
     assert colour == pytest.approx(20 * np.log10(255 / 8), abs=1e-3)
-    assert measure(Photo("x", truth), truth)[0] == 100.0  # and not infinite
+    # And not infinite.
+    assert measure(Photo("x", truth), [image, truth])[1][0] == 100.0
 
 
-class StopAfter(Stop):
-    """Asks to stop after so many looks."""
-
-    def __init__(self, looks):
-        self.left = looks
-
-    def __bool__(self):
-        self.left -= 1
-        self.signum = signal.SIGTERM if self.left < 0 else None
-        return self.left < 0
+def test_photos_of_many_sizes_are_measured_by_one_program():
+    before = superres_outputs._figures._cache_size()
+    for height, width in ((34, 62), (50, 40), (64, 64)):
+        truth = np.asarray(texture(height, width, 0))
+        image = np.asarray(texture(height, width, 1))
+        ((psnr, ssim),) = measure(Photo("x", truth), [image])
+        pair = [to_float(jnp.asarray(pixels[None])) for pixels in (image, truth)]
+        options = {"border": 2, "luma": True, "quantize": True}
+        for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):
+            np.testing.assert_allclose(ours, metric(*pair, **options), rtol=1e-5)
+    assert superres_outputs._figures._cache_size() == before + 1
 
 
 def test_interrupted_and_resumed_run_has_the_same_bits(
     finished, config, monkeypatch, capsys, tmp_path
 ):
-    @contextmanager
-    def stop_soon():
-        yield StopAfter(7)
-
-    monkeypatch.setattr(superres, "stop_on_signals", stop_soon)
-    with pytest.raises(SystemExit) as exit_info:
-        superres.main(replace(config, output=tmp_path))
-    assert exit_info.value.code == 128 + signal.SIGTERM
+    stop_after(monkeypatch, superres, replace(config, output=tmp_path), looks=7)
     folder = tmp_path / "superres" / "1"
     assert f"--resume {folder}" in capsys.readouterr().err
     assert checkpoint.steps(folder / "checkpoints")
     assert not (folder / "report.html").exists()
-    monkeypatch.undo()
     assert superres.main(resumed(folder)) == finished[1]
-    assert metrics_of(folder) == metrics_of(finished[0])
-    ours, theirs = (
-        load_file(path / "model.safetensors") for path in (folder, finished[0])
-    )
-    for name in theirs:
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    check_same_run(folder, finished[0])
 
 
-def test_finished_run_is_judged_by_another_benchmark(finished, photos):
+def test_finished_run_is_judged_by_more(finished, photos, vgg, monkeypatch):
     folder, numbers = finished
     before = (folder / "model.safetensors").stat().st_mtime
-    again = superres.main(resumed(folder, "--benchmark", str(photos / "train")))
+    monkeypatch.chdir(photos / "train")
+    words = ("--benchmark", ".", "--vgg", vgg, "--perceptual-layers", "relu1_1")
+    again = superres.main(resumed(folder, *words))
     assert (folder / "model.safetensors").stat().st_mtime == before
     assert numbers.items() <= again.items() and "train_psnr" in again
+    assert 0 < again["test_distance"] < 1
     with pytest.raises(UsageError, match="leave out the other value, 99"):
         superres.main(resumed(folder, "--epochs", "99"))
 
@@ -265,27 +254,21 @@ def test_wrong_call_says_what_and_exits_with_2(
 
 
 def test_weights_of_another_network_are_named(config, finished, tmp_path):
-    with pytest.raises(UsageError, match="--init-from: .*conv2.weight"):
-        superres.main(
-            replace(config, model="srcnn_955", init_from=finished[0], output=tmp_path)
-        )
+    for name in ("srcnn_955", "srcnn_915_residual"):  # the latter has these tensors
+        other = replace(config, model=name, init_from=finished[0], output=tmp_path)
+        with pytest.raises(UsageError, match="--init-from: .*give --model srcnn_915"):
+            superres.main(other)
     save_file({"x": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(UsageError, match="--init-from: .*missing .*conv1.weight"):
+        superres.main(replace(config, init_from=tmp_path, output=tmp_path))
     with pytest.raises(UsageError, match="not the model.safetensors of a run"):
         load_model(tmp_path)
     assert Path(finished[0], "model.safetensors").is_file()
 
 
-@pytest.fixture(scope="module")
-def vgg(tmp_path_factory):
-    """VGG16's first layer with random weights, as a checkpoint."""
-    weight = np.random.default_rng(0).normal(0, 0.3, (64, 3, 3, 3))
-    tensors = {"features.0.weight": weight, "features.0.bias": np.zeros(64)}
-    path = tmp_path_factory.mktemp("vgg") / "vgg.safetensors"
-    save_file({k: v.astype(np.float32) for k, v in tensors.items()}, path)
-    return str(path)
-
-
 def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path):
+    start = tmp_path / "start.safetensors"
+    shutil.copy(finished[0] / "model.safetensors", start)
     numbers = superres.main(
         replace(
             config,
@@ -293,7 +276,7 @@ def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path)
             perceptual_weight=1.0,
             perceptual_layers=("relu1_1",),
             vgg=vgg,
-            init_from=finished[0],
+            init_from=start,
             epochs=1,
             optim=replace(config.optim, lr=1e-12),
             output=tmp_path,
@@ -308,6 +291,8 @@ def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path)
     assert [row["distance"] for row in rows] == [
         f"{numbers[name]:.6g}" for name in ("test_distance_bicubic", "test_distance")
     ]
+    start.unlink()  # the checkpoint has what was learned since
+    assert superres.main(resumed(tmp_path / "superres" / "1")) == numbers
 
 
 def test_wrong_perceptual_options_are_named(config, vgg, tmp_path):

@@ -1,6 +1,7 @@
 """Up-scaling files of one's own: every kind of image, no seam, nothing lost unsaid."""
 
 import sys
+import warnings
 from typing import Any
 
 import numpy as np
@@ -211,6 +212,28 @@ def test_wrong_calls_exit_with_2(monkeypatch, run, tmp_path, capsys):
         assert call(monkeypatch, folder, *words) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_results_that_cannot_be_written_are_named_first(
+    monkeypatch, run, tmp_path, capsys
+):
+    Image.fromarray(noise(1, 8200)).save(tmp_path / "long.webp", quality=10)
+    words = (tmp_path / "long.webp", "--output", tmp_path / "out", "--format", "same")
+    assert call(monkeypatch, run, *words) == 2
+    message = "at most 16383 pixels a side, and this would have 16400: use --format png"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    words = (tmp_path / "long.webp", "--output", tmp_path / "long.webp")
+    assert call(monkeypatch, run, *words) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_large_photos_are_welcome_without_a_warning(monkeypatch, run, tmp_path):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 350)
+    Image.fromarray(noise(20, 20)).save(tmp_path / "a.png")
+    with warnings.catch_warnings(action="error"):
+        words = (tmp_path / "a.png", "--output", tmp_path / "out")
+        assert call(monkeypatch, run, *words) == 0
 
 
 def test_damaged_file_does_not_cost_the_others(monkeypatch, run, tmp_path, capsys):

@@ -69,9 +69,13 @@ class Photos:
 
 
 class _Source(NamedTuple):
-    """A photograph that is not decoded yet."""
+    """A photograph that is not decoded yet.
+
+    `key` is its name within the data, wherever these lie; chance goes by it.
+    """
 
     name: str
+    key: str
     open: Callable[[], Image.Image]
     is_gray: Callable[[], bool] = lambda: False
 
@@ -180,7 +184,7 @@ def _find_splits(spec: str, *, seed: int) -> tuple[str, _Splits]:
     val_folder = next((v for v in VAL_FOLDERS if (folder / v).is_dir()), None)
     if val_folder and (folder / "train").is_dir():
         return name, (_files(folder / "train"), _files(folder / val_folder))
-    return name, _set_aside(_files(folder), seed=seed, root=folder)
+    return name, _set_aside(_files(folder), seed=seed)
 
 
 def _files(folder: Path) -> list[_Source]:
@@ -191,7 +195,12 @@ def _files(folder: Path) -> list[_Source]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
     return [
-        _Source(str(path), partial(open_photo, path), partial(_is_gray, path))
+        _Source(
+            str(path),
+            os.path.relpath(path, folder),
+            partial(open_photo, path),
+            partial(_is_gray, path),
+        )
         for path in paths
     ]
 
@@ -207,7 +216,7 @@ def _demo() -> _Splits:
     for name, pixels in demo_photos().items():
         image = Image.fromarray(pixels)
         for side, box in zip(splits, demo_regions(name, image.size), strict=True):
-            side.append(_Source(name, partial(image.crop, box)))
+            side.append(_Source(name, name, partial(image.crop, box)))
     return splits
 
 
@@ -218,34 +227,32 @@ def _tfds(spec: str, *, seed: int) -> _Splits:
     prepare(builder, what=what)
     classes = len(builder.info.features["label"].names)
     train, val = (
-        [_Source(sample.path, partial(tfds.open_image, sample)) for sample in samples]
+        [
+            _Source(sample.path, sample.path, partial(tfds.open_image, sample))
+            for sample in samples
+        ]
         for samples in tfds.open_splits(builder, builder.name, classes, what=what)
     )
     return (train, val) if val else _set_aside(train, seed=seed)
 
 
-def _set_aside(
-    sources: list[_Source], *, seed: int, root: Path | None = None
-) -> _Splits:
+def _set_aside(sources: list[_Source], *, seed: int) -> _Splits:
     """The sources without a fifth, and that fifth to judge by."""
     count = max(1, round(VAL_SHARE * len(sources)))
-    chosen = {source.name for source in _first(sources, count, seed=seed, root=root)}
+    chosen = {source.key for source in _first(sources, count, seed=seed)}
     return (
-        [source for source in sources if source.name not in chosen],
-        [source for source in sources if source.name in chosen],
+        [source for source in sources if source.key not in chosen],
+        [source for source in sources if source.key in chosen],
     )
 
 
-def _first(
-    sources: Sequence[_Source], count: int, *, seed: int, root: Path | None = None
-) -> list[_Source]:
-    """`count` of the sources, or all, by a hash of the seed and their names."""
+def _first(sources: Sequence[_Source], count: int, *, seed: int) -> list[_Source]:
+    """`count` of the sources, or all, by a hash of the seed and their keys."""
     if len(sources) <= count:
         return list(sources)
 
     def rank(source: _Source) -> bytes:
-        name = source.name if root is None else os.path.relpath(source.name, root)
-        return hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest()
+        return hashlib.sha256(os.fsencode(f"{seed}/{source.key}")).digest()
 
     chosen = sorted(sources, key=rank)[:count]
     return [source for source in sources if source in chosen]

@@ -1,0 +1,61 @@
+"""What tests read from a run's folder, and how they stop one and go on."""
+
+import csv
+import signal
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from experiments.config import parse
+from experiments.run import Stop
+
+
+def rows_of(path):
+    """The rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics_of(folder):
+    """The rows of `metrics.csv`, without what hangs on the clock."""
+    timing = ("seconds", "images_per_second")
+    rows = rows_of(folder / "metrics.csv")
+    return [{k: v for k, v in row.items() if k not in timing} for row in rows]
+
+
+def check_same_run(folder, other):
+    """Both runs have the same metrics and, to the bit, the same model."""
+    assert metrics_of(folder) == metrics_of(other)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (folder, other))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
+def resumed(config_class, folder, *words):
+    """The configuration of `--resume FOLDER WORDS...`."""
+    return parse(config_class, ["--resume", str(folder), *words], prog="x")
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many looks."""
+
+    def __init__(self, looks):
+        self.left = looks
+
+    def __bool__(self):
+        self.left -= 1
+        self.signum = signal.SIGTERM if self.left < 0 else None
+        return self.left < 0
+
+
+def stop_after(monkeypatch, experiment, config, *, looks):
+    """Runs `experiment.main(config)`, which a signal stops after so many looks."""
+    with monkeypatch.context() as patch:
+        stop = nullcontext(StopAfter(looks))
+        patch.setattr(experiment, "stop_on_signals", lambda: stop)
+        with pytest.raises(SystemExit) as exit_info:
+            experiment.main(config)
+    assert exit_info.value.code == 128 + signal.SIGTERM
