@@ -213,7 +213,6 @@ def _open(
                 train_size=bundle.preprocessing.resize,
                 eval_resize=bundle.preprocessing.resize,
                 eval_crop=bundle.preprocessing.crop,
-                seed=values.get("seed", 0),
                 progress=progress,
             )
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Which weights a fine-tuning starts from, and the model that holds them."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,24 +30,38 @@ class Start(NamedTuple):
     """What they are, in words."""
     is_imagenet: bool = False
     """Whether the last layer is ImageNet's own, which no other data set can use."""
-    warning: str = ""
-    """What every output must say of them."""
 
 
-def choose_weights(name: str, which: str, *, is_demo: bool, report: Reporter) -> Start:
-    """The start that `--weights which` means for the backbone `name`.
+def common_weights(
+    names: Sequence[str], which: str, *, is_demo: bool, report: Reporter
+) -> tuple[str, str]:
+    """What `--weights which` comes to for all of `names`, and a warning or none.
+
+    `auto` is `imagenet`; with the demo photos it is `random` where those of one of the
+    backbones cannot be had, which is said.
+    """
+    lack = ""
+    if which == "auto":
+        rows = [weights.find(name, "imagenet") for name in names]
+        lack = next(filter(None, map(_lack, rows)), "") if is_demo else ""
+        which = "random" if lack else "imagenet"
+    if which != "random" or not is_demo:
+        return which, ""
+    warning = f"The weights are random{lack and ': '}{lack}. {RANDOM}"
+    if lack:
+        report.say(f"WARNING: {warning}", style="bold yellow")
+    return which, warning
+
+
+def choose_weights(name: str, which: str, *, report: Reporter) -> Start:
+    """The start of the backbone `name`: `random`, `imagenet`, a version, or a file.
 
     Raises:
       UsageError: there are no such weights, or the file does not hold weights.
       RunError: the weights could not be fetched, or torch is missing to read them.
     """
     if which == "random":
-        return Start(
-            None,
-            Preprocessing(),
-            "random weights",
-            warning=f"The weights are random. {RANDOM}" if is_demo else "",
-        )
+        return Start(None, Preprocessing(), "random weights")
     if Path(which).suffix in FILES:
         try:
             arrays = weights.load_state_dict(Path(which).expanduser())
@@ -56,15 +71,11 @@ def choose_weights(name: str, which: str, *, is_demo: bool, report: Reporter) ->
             raise UsageError(f"--weights: {error}") from error
         return Start(arrays, Preprocessing(), Path(which).name)
     try:
-        row = weights.find(name, "imagenet" if which == "auto" else which)
+        row = weights.find(name, which)
     except ValueError as error:
         raise UsageError(
             f"--weights: {error}; or random, or a {', '.join(FILES)} file"
         ) from error
-    if which == "auto" and is_demo and (lack := _lack(row)):
-        warning = f"The weights are random: {lack}. {RANDOM}"
-        report.say(f"WARNING: {warning}", style="bold yellow")
-        return Start(None, Preprocessing(), "random weights", warning=warning)
     try:
         title = f"fetching {row.file}"
         size = math.ceil(row.mib * 2**20)

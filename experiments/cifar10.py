@@ -154,9 +154,7 @@ def main(config: Config) -> dict[str, float]:
     )
     if config.resume is not None:
         check_resumed(config, config.resume)
-    dataset = open_data(
-        config.data, CIFAR10, train_size=CIFAR10.crop, seed=config.seed, report=report
-    )
+    dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, report=report)
     report.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"

@@ -1,6 +1,7 @@
 """What the classification experiments share: a data set and a model become a run."""
 
 import hashlib
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from converters.bundle import load_bundle, save_bundle
@@ -16,9 +18,16 @@ from experiments.config import UsageError, read_yaml, to_dict
 from experiments.loop import History, Plan, fit
 from experiments.outputs import write_outputs
 from experiments.run import Reporter, Stop, skipped_notes
-from jaxvision import augment, losses, optim, parallel, train
+from jaxvision import augment, losses, models, optim, parallel, train
 from jaxvision.data import Dataset, open_dataset
-from jaxvision.functional import functionalize
+from jaxvision.flops import multiply_adds
+from jaxvision.functional import (
+    functionalize,
+    mirrored,
+    order_of_use,
+    replace_arrays,
+)
+from jaxvision.linear_probe import split_head, trains_head_alone
 from jaxvision.optim import Optim
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 from jaxvision.typing import Array, Tree
@@ -50,11 +59,20 @@ def make_training(
     class_weights: str = "none",
     label_smoothing: float = 0.0,
     ema: float = 0.0,
+    mix: str = "none",
+    mix_alpha: float = 1.0,
+    accumulate: int = 1,
+    patience: int = 0,
+    schedule: optax.Schedule | None = None,
     keep: str = "val_accuracy",
 ) -> Training:
     """All that trains `model`, a row `name` of the models, on `dataset`.
 
+    Where nothing but the last layer is trained, and on images that stay the same, what
+    the rest of the model makes of them is computed here, once.
+
     Args:
+      schedule: the learning rate by step, in place of the optimiser's own.
       keep: the column whose largest value marks the epoch whose model is kept; `epoch`
         keeps the last.
 
@@ -64,6 +82,7 @@ def make_training(
     mesh = parallel.make_mesh()
     try:
         parallel.check_batch_size(batch_size, mesh)
+        parallel.check_batch_size(batch_size // accumulate, mesh)
     except ValueError as error:
         raise UsageError(f"--batch-size: {error}") from error
     steps = len(dataset.train) // batch_size
@@ -72,10 +91,15 @@ def make_training(
             f"--batch-size {batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
-    apply, params, stats = functionalize(
-        model, dtype=jnp.bfloat16 if dtype == "bfloat16" else None, frozen=frozen
-    )
-    pipeline = augment.make_pipeline(augmentation, size=preprocessing.crop)
+    compute = jnp.bfloat16 if dtype == "bfloat16" else None
+    apply, params, stats = functionalize(model, dtype=compute, frozen=frozen)
+    size = preprocessing.crop
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    try:
+        layers = order_of_use(apply, params, stats, image)
+    except ValueError as error:
+        raise UsageError(f"images of {size} pixels: {error}") from error
+    pipeline = augment.make_pipeline(augmentation, size=size)
 
     def prepare(key, images):
         images = to_float(images)
@@ -83,8 +107,10 @@ def make_training(
             images = pipeline(key, images)
         return normalize(images, mean=preprocessing.mean, std=preprocessing.std)
 
-    schedule = optim.make_schedule(optimizer, steps_per_epoch=steps, epochs=epochs)
-    tx = optim.make_optimizer(optimizer, schedule)
+    schedule = schedule or optim.make_schedule(
+        optimizer, steps_per_epoch=steps, epochs=epochs
+    )
+    tx = optim.make_optimizer(optimizer, schedule, layers=layers)
     place = partial(jax.device_put, device=parallel.replicated(mesh))
     data = place({"image": dataset.train.images, "label": dataset.train.labels})
     val_images, val_labels = place((dataset.val.images, dataset.val.labels))
@@ -96,8 +122,27 @@ def make_training(
     loss_fn = losses.classification(
         class_weights=weights, label_smoothing=label_smoothing
     )
-    step = train.make_train_step(apply, loss_fn, tx, frozen=frozen, ema=ema)
-    forward = train.make_eval_step(apply, prepare, batch_size=batch_size, mesh=mesh)
+    head = models.variant(name).head
+    same = augmentation == "none" and mix == "none" and not preprocessing.mirror
+    if same and trains_head_alone(model, head=head, frozen=frozen):
+        like = models.abstract(name, num_classes=len(dataset.classes))
+        body, apply = split_head(like, head=head, dtype=compute)
+        key = jax.random.key(0)  # which is not used
+        squares = train.make_eval_step(
+            body, lambda _, x: prepare(key, x), batch_size=batch_size, mesh=mesh
+        )
+        crops = train.make_eval_step(body, prepare, batch_size=batch_size, mesh=mesh)
+        data["image"] = place(squares(params, stats, data["image"]))
+        val_images = place(crops(params, stats, val_images))
+
+        def prepare(key, features):
+            return features
+
+    step = train.make_train_step(
+        apply, loss_fn, tx, frozen=frozen, ema=ema, accumulate=accumulate
+    )
+    evaluated = mirrored(apply) if preprocessing.mirror else apply
+    forward = train.make_eval_step(evaluated, prepare, batch_size=batch_size, mesh=mesh)
 
     def start(model):
         _, params, stats = functionalize(model, frozen=frozen)
@@ -124,7 +169,13 @@ def make_training(
 
     key = place(jax.random.key(seed))
     plan = Plan(
-        run_steps=train.make_epoch(step, prepare, batch_size=batch_size, mesh=mesh),
+        run_steps=train.make_epoch(
+            step,
+            prepare,
+            batch_size=batch_size,
+            mesh=mesh,
+            mix=_make_mix(mix, alpha=mix_alpha, classes=len(dataset.classes)),
+        ),
         data=data,
         fingerprint=_fingerprint(dataset),
         metrics=("loss", "accuracy"),
@@ -135,6 +186,7 @@ def make_training(
         learning_rate=schedule,
         judged_by=keep,
         keep_best=keep_best,
+        patience=patience,
     )
     state = jax.eval_shape(
         lambda: train.init_state(params, stats, tx, frozen=frozen, ema=ema)
@@ -143,9 +195,39 @@ def make_training(
         plan.run_steps.eval_shape(state, plan.no_sums(), data, plan.order(0), 0, 0, key)
     except ValueError as error:  # images or batches that a layer cannot take
         raise UsageError(
-            f"--batch-size {batch_size}, images of {preprocessing.crop} pixels: {error}"
+            f"--batch-size {batch_size}, images of {size} pixels: {error}"
         ) from error
     return Training(plan, start, predict)
+
+
+def _make_mix(name: str, *, alpha: float, classes: int) -> train.Mix | None:
+    if name == "none":
+        return None
+
+    def mix(key, batch):
+        targets = jax.nn.one_hot(batch["label"], classes)
+        image, target = augment.MIXES[name](key, batch["image"], targets, alpha=alpha)
+        return batch | {"image": image, "target": target}
+
+    return mix
+
+
+def fit_head(training: Training, model: nnx.Module, report: Reporter) -> None:
+    """Trains as `training` says, in one go and without a folder, into `model`."""
+    plan, state = training.plan, training.start(model)
+    begun = time.perf_counter()
+    for epoch in range(plan.epochs):
+        state, sums = plan.run_steps(
+            state, plan.no_sums(), plan.data, plan.order(epoch), 0, plan.steps, plan.key
+        )
+    numbers = plan.evaluate(state)
+    replace_arrays(model, state.params, state.stats)  # the old ones are donated
+    report.say(
+        f"last layer alone: {plan.epochs} epochs in "
+        f"{time.perf_counter() - begun:.1f} s, "
+        f"train loss {float(sums['loss']) / plan.steps:.4g}, "
+        f"val accuracy {numbers['val_accuracy']:.2%}"
+    )
 
 
 def run(
@@ -170,7 +252,7 @@ def run(
     history: History = fit(
         training.start(model), plan, folder, report=report, stop=stop
     )
-    if len(history) < plan.epochs:
+    if not plan.is_done(history):
         return None
     bundle = load_bundle(folder / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
@@ -186,8 +268,10 @@ def run(
         notes=[*notes, *skipped_notes(dataset.skipped, "unreadable files")],
         report=report,
     )
+    size, classes = bundle.preprocessing.crop, len(dataset.classes)
     return numbers | {
         "parameters": count_parameters(model),
+        "gflop": multiply_adds(bundle.name, size=size, num_classes=classes) / 1e9,
         "images": len(dataset.val),
     }
 
@@ -229,9 +313,9 @@ def check_resumed(config: Any, folder: Path) -> None:
 
 
 def open_data(
-    spec: str, preprocessing: Preprocessing, *, train_size: int, seed: int, report
+    spec: str, preprocessing: Preprocessing, *, train_size: int, report: Reporter
 ) -> Dataset:
-    """The data set of `--data`, with progress.
+    """The data set of `--data`, with progress; its split does not hang on the seed.
 
     Raises:
       UsageError: there is none, or it cannot be trained on.
@@ -243,7 +327,6 @@ def open_data(
                 train_size=train_size,
                 eval_resize=preprocessing.resize,
                 eval_crop=preprocessing.crop,
-                seed=seed,
                 progress=progress,
             )
     except ValueError as error:

@@ -34,11 +34,12 @@ def parse(
     *,
     prog: str,
     presets: Mapping[str, dict[str, Any]] = types.MappingProxyType({}),
+    preset_option: str = "preset",
 ) -> Config:
     """The configuration: defaults, then a preset, a file and the command line.
 
     The file is that of `--config FILE`, or `config.yaml` in the folder of `--resume`.
-    The preset is the row of `presets` that `--preset` or the file names.
+    The preset is the row of `presets` that `--PRESET_OPTION` or the file names.
 
     Raises:
       UsageError: the file is missing, or has an unknown key or a value of a wrong type;
@@ -53,14 +54,16 @@ def parse(
                 f"--resume {run}: there is no config.yaml, so it is no run"
             )
     values = {} if path is None else _read(path)
-    preset = _option(argv, "--preset") or values.get("preset")
+    preset = _option(argv, f"--{preset_option}") or values.get(preset_option)
     default = config_class()
     if preset is not None and presets:
         if preset not in presets:
             raise UsageError(
-                f"--preset: unknown preset {preset!r}; use {', '.join(presets)}"
+                f"--{preset_option}: unknown {preset_option} {preset!r}; use "
+                f"{', '.join(presets)}"
             )
-        default = _over(default, presets[preset], where=f"--preset {preset}")
+        where = f"--{preset_option} {preset}"
+        default = _over(default, presets[preset], where=where)
     if path is not None:
         default = _over(default, values, where=str(path))
     description = inspect.cleandoc(config_class.__doc__ or "")
@@ -78,10 +81,17 @@ def run_cli(
     *,
     prog: str,
     presets: Mapping[str, dict[str, Any]] = types.MappingProxyType({}),
+    preset_option: str = "preset",
 ) -> None:
     """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
     try:
-        config = parse(config_class, sys.argv[1:], prog=prog, presets=presets)
+        config = parse(
+            config_class,
+            sys.argv[1:],
+            prog=prog,
+            presets=presets,
+            preset_option=preset_option,
+        )
         _check_environment()
         main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:

@@ -2,23 +2,24 @@
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from rich.table import Table
-
+from experiments.compare import Done, compare
 from experiments.config import to_dict
-from experiments.run import Reporter, read_metrics, write_config, write_rows
-from jaxvision.analysis import t_interval
+from experiments.run import Reporter, write_config
 from jaxvision.files import write_text
-from jaxvision.metrics import wilson_interval
-from jaxvision.report.sweep import Line, comparison
 
 RESULTS = "results.json"
 """Written last in a run's folder: with it, the run is complete."""
+NEEDED = ("val_accuracy", "val_macro_f1", "parameters", "images")
+"""What a comparison takes from it."""
+LONGEST = 100
+"""Characters of a folder's name, the seed aside."""
 
 Numbers = dict[str, float]
 
@@ -32,6 +33,8 @@ class Cell:
     name: str
     """Of its folder."""
     config: Any
+    values: Mapping[str, str]
+    """Option -> value, of the options that have several."""
 
 
 def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
@@ -39,21 +42,27 @@ def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
 
     Args:
       config: a dataclass with `seed` and `repeats`.
-      axes: its fields that hold several values.
+      axes: its fields that hold several values; one that is there twice counts once.
 
     Returns:
       One cell for each combination of values and each seed; its config has one value
-      an axis and no repeats.
+      an axis and no repeats. Whatever the values are, the names suit any file system
+      and differ.
     """
-    varied = [axis for axis in axes if len(getattr(config, axis)) > 1]
-    cells = []
-    for values in itertools.product(*(getattr(config, axis) for axis in axes)):
-        chosen = dict(zip(axes, values, strict=True))
-        variant = "-".join(str(chosen[axis]) for axis in varied or axes)
+    values = {axis: tuple(dict.fromkeys(getattr(config, axis))) for axis in axes}
+    varied = [axis for axis in axes if len(values[axis]) > 1]
+    cells, taken = [], set()
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(axes, combination, strict=True))
+        words = {axis: _text(chosen[axis]) for axis in varied or axes}
+        variant = "-".join(words.values())
+        folder = _unlike(_safe(variant), taken)
         one = replace(config, **{axis: (value,) for axis, value in chosen.items()})
         for seed in range(config.seed, config.seed + config.repeats):
-            name = f"{variant}-seed{seed}" if config.repeats > 1 else variant
-            cells.append(Cell(variant, name, replace(one, seed=seed, repeats=1)))
+            name = f"{folder}-seed{seed}" if config.repeats > 1 else folder
+            cell = replace(one, seed=seed, repeats=1)
+            differing = {axis: words[axis] for axis in varied}
+            cells.append(Cell(variant, name, cell, differing))
     return cells
 
 
@@ -63,6 +72,7 @@ def run(
     run_cell: Callable[[Any, Path], Numbers | None],
     *,
     report: Reporter,
+    notes: Sequence[str] = (),
 ) -> Numbers | None:
     """Runs all cells that are not complete, each in a folder of its own, and compares.
 
@@ -71,87 +81,67 @@ def run(
     Args:
       run_cell: trains in a folder and returns the numbers, or None where it was
         stopped.
+      notes: warnings that a reader of the comparison must not miss.
 
     Returns:
       The first cell's numbers; None where a signal stopped the run.
     """
     if len(cells) == 1:
         return run_cell(cells[0].config, folder)
-    found = []
+    found: list[Done] = []
     for index, cell in enumerate(cells, start=1):
         path = folder / cell.name
-        if (path / RESULTS).is_file():
-            found.append(json.loads((path / RESULTS).read_text(encoding="utf-8")))
-            continue
-        report.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
-        if not (path / "config.yaml").is_file():
-            path.mkdir(exist_ok=True)
-            write_config(path, to_dict(replace(cell.config, resume=None, config=None)))
-        numbers = run_cell(cell.config, path)
+        numbers = _results(path / RESULTS, report=report)
         if numbers is None:
-            return None
-        write_text(path / RESULTS, json.dumps(numbers, indent=2) + "\n")
-        found.append(numbers)
-    _compare(cells, found, folder, report=report)
-    return found[0]
+            report.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
+            if not (path / "config.yaml").is_file():
+                path.mkdir(exist_ok=True)
+                options = replace(cell.config, resume=None, config=None)
+                write_config(path, to_dict(options))
+            numbers = run_cell(cell.config, path)
+            if numbers is None:
+                return None
+            write_text(path / RESULTS, json.dumps(numbers, indent=2) + "\n")
+        seed = cell.config.seed
+        found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
+    compare(found, folder, notes=notes, report=report)
+    return found[0].numbers
 
 
-def _compare(
-    cells: Sequence[Cell], found: Sequence[Numbers], folder: Path, *, report: Reporter
-) -> None:
-    """Writes `comparison.csv` and `comparison.png`, and prints the table.
+def _results(path: Path, *, report: Reporter) -> Numbers | None:
+    """The numbers of a complete run; None where it is still to be run."""
+    if not path.is_file():
+        return None
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        if all(math.isfinite(numbers[name]) for name in NEEDED):
+            return numbers
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # whatever it holds, it is not what was written
+    report.say(
+        f"WARNING: {path} is damaged: its run is completed anew",
+        style="bold yellow",
+    )
+    return None
 
-    The 95 % interval is Student's over the seeds of a variant; of a single run it is
-    Wilson's over its validation images.
+
+def _text(value: Any) -> str:
+    """A value as it is spelt on a command line."""
+    return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
+
+
+def _safe(variant: str) -> str:
+    """A folder's name: letters, digits and the like, not hidden, not too long."""
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", variant[:LONGEST])
+    return name.strip("._-") or "variant"
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """`name`, with a number where it is in `taken`, to which it is added.
+
+    Some file systems take capitals for small letters.
     """
-    rows, lines = [], []
-    for variant in dict.fromkeys(cell.variant for cell in cells):
-        own = [i for i, cell in enumerate(cells) if cell.variant == variant]
-        accuracies = [found[i]["val_accuracy"] for i in own]
-        spread = t_interval(accuracies)
-        low, high = spread.low, spread.high
-        if len(own) == 1:  # of one run, that of a share of its images
-            images = int(found[own[0]]["images"])
-            low, high = wilson_interval(round(spread.mean * images), images)
-        histories = [read_metrics(folder / cells[i].name / "metrics.csv") for i in own]
-        rows.append(
-            {
-                "variant": variant,
-                "runs": len(own),
-                "accuracy": spread.mean,
-                "std": spread.std if len(own) > 1 else None,
-                "low": low,
-                "high": high,
-                "macro_f1": fmean(found[i]["val_macro_f1"] for i in own),
-                "parameters": found[own[0]]["parameters"],
-                "seconds_an_epoch": fmean(
-                    row["seconds"] for history in histories for row in history
-                ),
-                "minutes": fmean(
-                    sum(row["seconds"] for row in history) / 60 for history in histories
-                ),
-            }
-        )
-        lines.append(Line(variant, histories, rows[-1]["parameters"]))
-    write_rows(folder / "comparison.csv", rows)
-    comparison(lines, folder / "comparison.png")
-    report.table(_table(rows))
-    report.say(f"see {folder / 'comparison.csv'} and {folder / 'comparison.png'}")
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="bold")
-    table.add_column("variant")
-    for name in ("accuracy", "95 % interval", "macro F1", "parameters", "s/epoch"):
-        table.add_column(name, justify="right")
-    for row in sorted(rows, key=lambda row: -row["accuracy"]):
-        interval = f"{row['low']:.2%} to {row['high']:.2%}"
-        table.add_row(
-            row["variant"],
-            f"{row['accuracy']:.2%}",
-            interval,
-            f"{row['macro_f1']:.3f}",
-            f"{row['parameters']:,}",
-            f"{row['seconds_an_epoch']:.1f}",
-        )
-    return table
+    numbered = (f"{name}{f'.{n}' if n > 1 else ''}" for n in itertools.count(1))
+    found = next(other for other in numbered if other.lower() not in taken)
+    taken.add(found.lower())
+    return found

@@ -51,6 +51,8 @@ class Plan:
     """Called with a new best epoch's state and the folder, before its checkpoint."""
     repeat: int = 1
     """How often an epoch shows each image, where a random crop of it is another one."""
+    patience: int = 0
+    """Epochs without a better one before the training ends early; 0: it never does."""
 
     @property
     def steps(self) -> int:
@@ -62,6 +64,12 @@ class Plan:
         key = jax.random.fold_in(self.key, epoch)
         count = len(self.data["image"])
         return jax.random.permutation(key, self.repeat * count) % count
+
+    def is_done(self, history: History) -> bool:
+        """Whether no further epoch is due."""
+        judged = [row[self.judged_by] for row in history]
+        waited = len(judged) - 1 - judged.index(max(judged)) if judged else 0
+        return len(history) >= self.epochs or 0 < self.patience <= waited
 
     def no_sums(self) -> dict[str, jax.Array]:
         """The sums of the metrics before an epoch's first step."""
@@ -75,7 +83,7 @@ def fit(
     """Trains from `folder`'s newest checkpoint, or from `state`, to the last epoch.
 
     Writes `checkpoints/` and `metrics.csv` below `folder`. Returns the history, a row
-    an epoch, also where `stop` ended the run: then it has fewer rows than epochs.
+    an epoch, also where `stop` ended the run: then `plan.is_done` denies it.
 
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
@@ -100,7 +108,7 @@ def fit(
                 f"the training photos are not those that the run in {folder} began "
                 "with: give it the same --data, or start a new run"
             )
-        if epoch < plan.epochs:
+        if not plan.is_done(history):
             report.say(
                 f"resumed at epoch {epoch + 1}, step {start + 1} of {plan.steps}"
             )
@@ -132,7 +140,7 @@ def fit(
             )
             saved = (epoch, start)
 
-        if epoch < plan.epochs:
+        if not plan.is_done(history):
             show("compiling", 0, plan.epochs * images, "")
             begun = time.perf_counter()
             # No step is taken, so that the first epoch's time is that of its steps.
@@ -142,7 +150,7 @@ def fit(
             jax.block_until_ready(sums)
             report.say(f"compiled in {time.perf_counter() - begun:.1f} s")
 
-        while epoch < plan.epochs and not stop:
+        while not plan.is_done(history) and not stop:
             title = f"epoch {epoch + 1}/{plan.epochs}"
             order = plan.order(epoch)
             stretch = 1
@@ -187,6 +195,8 @@ def fit(
             epoch, start, seconds = epoch + 1, 0, 0.0
             sums = plan.no_sums()
             save()
+            if plan.is_done(history) and epoch < plan.epochs:
+                report.say(f"no better epoch in {plan.patience}: the training ends")
         if stop and saved != (epoch, start):
             save()
     return history

@@ -24,7 +24,7 @@ from jaxvision import gradcam, models
 from jaxvision.data.decode import Sizes, decode_pair, open_photo
 from jaxvision.data.folder import EXTENSIONS
 from jaxvision.files import atomic_path
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, mirrored
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 from jaxvision.report.findings import Explain
 from jaxvision.report.photos import overlay
@@ -176,6 +176,8 @@ def find_images(given: Sequence[Path]) -> list[Path]:
 def make_predict(bundle: Bundle) -> Predict:
     """What the model says of images that are cropped already."""
     apply, params, stats = functionalize(bundle.model, dtype=_dtype())
+    if bundle.preprocessing.mirror:
+        apply = mirrored(apply)
 
     @jax.jit
     def forward(params, stats, images):

@@ -1,26 +1,26 @@
-"""Fine-tunes an ImageNet backbone on a folder of photos.
+"""Fine-tunes an ImageNet backbone on a folder of photos, or compares several.
 
 python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 """
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from flax import nnx
-
-from converters.rules import leaves
-from experiments.backbones import build, choose_weights
+from experiments import grid
+from experiments.backbones import build, choose_weights, common_weights
 from experiments.classification import (
     check_limits,
     check_resumed,
     compute_type,
     dry_run,
-    make_training,
+    fit_head,
     open_data,
     run,
 )
 from experiments.config import UsageError, run_cli, to_dict
+from experiments.find_lr import find_lr, ramp
 from experiments.run import (
     Reporter,
     interrupted,
@@ -28,20 +28,76 @@ from experiments.run import (
     stop_on_signals,
     write_config,
 )
-from jaxvision import models
-from jaxvision.functional import has_prefix
+from experiments.transfer_training import (
+    HEAD_PHASE,
+    Prepared,
+    frozen_prefixes,
+    make,
+    scaled,
+)
+from jaxvision import checkpoint, models
+from jaxvision.data import Dataset
 from jaxvision.optim import Optim
 from jaxvision.preprocess import Preprocessing
 
 MODULE = "experiments.transfer"
+AXES = ("backbone", "augment", "class_weights", "freeze")
+"""Options that take several values."""
+MISSION = (
+    "vgg16",
+    "resnet18",
+    "densenet161",
+    "googlenet",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+)
+"""What `--backbone all` means: one or two of each family."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "original": {
+        "epochs": 10,
+        "optim": {"lr": 1e-3, "weight_decay": 0.0, "schedule": "step"},
+        "augment": ["flips"],
+    },
+    "fast": {
+        "epochs": 20,
+        "optim": {"name": "adamw", "lr": 3e-3, "weight_decay": 1e-2},
+        "augment": ["none"],
+        "freeze": ["backbone"],
+    },
+    "best": {
+        "epochs": 10,
+        "head_epochs": 20,
+        "optim": {
+            "lr": 0.01,
+            "nesterov": True,
+            "first_layer_lr": 0.1,
+            "warmup_epochs": 0.5,
+        },
+        "augment": ["full"],
+        "label_smoothing": 0.1,
+        "ema": 0.99,
+        "tta": "mirror",
+    },
+}
+"""The README has what each reaches."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Fine-tunes an ImageNet backbone on a folder of photos."""
+    """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
 
-    backbone: str = "wide_resnet50_2"
-    """One of torchvision's names, such as resnet18, or an alias, such as wrn50_2."""
+    Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,
+    make one run each, and a page that compares them.
+    """
+
+    recipe: str | None = None
+    """Values that replace the defaults below: original (SGD and steps, as in PyTorch's
+    tutorial), fast (the last layer alone, on inputs computed once) or best."""
+    backbone: tuple[str, ...] = ("wide_resnet50_2",)
+    """torchvision's names, such as resnet18, or aliases, such as wrn50_2; all: one or
+    two of each family."""
     data: str = "demo"
     """demo; a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg; or a
     .npz file with x_train, y_train, x_test, y_test."""
@@ -50,43 +106,72 @@ class Config:
     with the demo photos and no network it is random, with a warning."""
     epochs: int | None = None
     """Passes over the training photos. By default 10, with the demo photos 4."""
+    head_epochs: int = 0
+    """Passes before them in which the last layer alone is trained."""
     batch_size: int = 32
     """Photos a step, over all devices."""
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, for less memory."""
     image_size: int | None = None
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     optim: Optim = field(default_factory=Optim)
     """The optimiser and its schedule."""
-    augment: Literal["none", "flips", "full"] = "full"
+    augment: tuple[Literal["none", "flips", "full"], ...] = ("full",)
     """flips: random crop and horizontal flip; full: and rotation by up to 15 degrees,
     brightness, contrast and saturation by up to 20 %."""
-    class_weights: Literal["none", "balanced"] = "none"
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    """mixup: each photo blended with another; cutmix: with a box of another in it; and
+    their targets likewise."""
+    mix_alpha: float = 1.0
+    """How far mix goes: near 0 most photos stay as they are, at 1 all shares are as
+    likely."""
+    class_weights: tuple[Literal["none", "balanced"], ...] = ("none",)
     """balanced: each class weighs the same in the loss, however few its photos."""
     label_smoothing: float = 0.0
     """Share of each target that is spread over all classes."""
-    freeze: str = "none"
+    freeze: tuple[str, ...] = ("none",)
     """none; backbone: all but the last layer; or prefixes with commas between, such as
     layer1,layer2. Frozen BatchNorm keeps its statistics."""
+    ema: float = 0.0
+    """Decay of the weights' moving average, which is evaluated and kept; 0: none."""
+    patience: int = 0
+    """Epochs without a better one before the training ends early; 0: it never does."""
+    tta: Literal["none", "mirror"] = "none"
+    """mirror: an answer is the mean over the photo and its mirror image, here and in
+    experiments.predict."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute type; auto is bfloat16 on GPU and TPU, float32 on CPU."""
     seed: int = 0
-    """Seed of the head, the split, the order and the augmentation."""
+    """Seed of the last layer, the order and the augmentation."""
+    repeats: int = 1
+    """Runs of each, with the seeds from --seed on."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/transfer/N."""
     resume: Path | None = None
     """A run folder to go on with, by its own options, to the same bits."""
     config: Path | None = None
     """A YAML file of options; the command line wins over it."""
+    find_lr: bool = False
+    """Try ever larger learning rates, draw the loss over them, suggest one."""
     dry_run: bool = False
     """Open the data, build the model, take one step, write nothing."""
 
     def __post_init__(self):
         """Raises ValueError, with the option's name, for a value without a meaning."""
         limits = {
+            **{axis: len(getattr(self, axis)) > 0 for axis in AXES},
             "epochs": self.epochs is None or self.epochs >= 1,
+            "head_epochs": self.head_epochs >= 0,
             "batch_size": self.batch_size >= 1,
+            "accumulate": self.accumulate >= 1
+            and self.batch_size % self.accumulate == 0,
             "image_size": self.image_size is None or self.image_size >= 16,
+            "mix_alpha": self.mix_alpha > 0,
             "label_smoothing": 0 <= self.label_smoothing < 1,
+            "ema": 0 <= self.ema < 1,
+            "patience": self.patience >= 0,
             "seed": 0 <= self.seed < 2**32,
+            "repeats": self.repeats >= 1,
         }
         check_limits(self, limits)
 
@@ -99,18 +184,20 @@ def resolve(config: Config) -> Config:
     """
     demo = config.data == "demo"
     epochs, image_size = (4, 64) if demo else (10, 224)
+    names = MISSION if config.backbone == ("all",) else config.backbone
     try:
-        name = models.variant(config.backbone).name
+        names = tuple(models.variant(name).name for name in names)
     except ValueError as error:
         raise UsageError(f"--backbone: {error}") from error
-    if name not in models.names():
-        raise UsageError(
-            f"--backbone: {name} is no ImageNet backbone; there are "
-            f"{', '.join(models.names())}"
-        )
+    for name in names:
+        if name not in models.names():
+            raise UsageError(
+                f"--backbone: {name} is no ImageNet backbone; there are "
+                f"{', '.join(models.names())}"
+            )
     return replace(
         config,
-        backbone=name,
+        backbone=names,
         epochs=config.epochs or epochs,
         image_size=config.image_size or image_size,
         dtype=compute_type(config.dtype),
@@ -119,6 +206,8 @@ def resolve(config: Config) -> Config:
 
 def main(config: Config) -> dict[str, float]:
     """Trains, writes the run folder and returns the best epoch's validation numbers.
+
+    Of several runs it returns the numbers of the first.
 
     Raises:
       UsageError: the options or the data are wrong.
@@ -130,99 +219,94 @@ def main(config: Config) -> dict[str, float]:
     config = resolve(config)
     if folder is not None:
         check_resumed(config, folder)
-    start = choose_weights(
-        config.backbone, config.weights, is_demo=config.data == "demo", report=report
+    demo = config.data == "demo"
+    # What auto came to: a resumed run must not look for it anew.
+    which, warning = common_weights(
+        config.backbone, config.weights, is_demo=demo, report=report
     )
-    if config.weights == "auto":
-        # What it came to: a resumed run must not look for it anew.
-        config = replace(config, weights="imagenet" if start.arrays else "random")
-    preprocessing = _scaled(start.preprocessing, config.image_size or 224)
-    dataset = open_data(
-        config.data,
-        preprocessing,
+    config = replace(config, weights=which)
+
+    @lru_cache(maxsize=1)
+    def opened(preprocessing: Preprocessing) -> Dataset:
         # A little larger than the crop, so that random crops differ.
-        train_size=round(preprocessing.crop * 256 / 224),
-        seed=config.seed,
-        report=report,
-    )
-    model, source = build(
-        config.backbone, start, num_classes=len(dataset.classes), seed=config.seed
-    )
-    report.say(
-        f"{config.backbone}: {source}; {dataset.name}: {len(dataset.train)} training "
-        f"and {len(dataset.val)} validation photos of {len(dataset.classes)} classes"
-    )
-    training = make_training(
-        dataset,
-        model,
-        config.backbone,
-        preprocessing=preprocessing,
-        augmentation=config.augment,
-        optimizer=config.optim,
-        epochs=config.epochs or 1,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        seed=config.seed,
-        frozen=frozen_prefixes(config.freeze, config.backbone, model),
-        class_weights=config.class_weights,
-        label_smoothing=config.label_smoothing,
-    )
+        larger = round(preprocessing.crop * 256 / 224)
+        return open_data(config.data, preprocessing, train_size=larger, report=report)
+
+    @lru_cache(maxsize=1)
+    def prepare(cell: Config) -> Prepared:
+        (name,) = cell.backbone
+        start = choose_weights(name, cell.weights, report=report)
+        preprocessing = scaled(start.preprocessing, cell.image_size or 224)
+        dataset = opened(preprocessing)
+        classes = len(dataset.classes)
+        model, source = build(name, start, num_classes=classes, seed=cell.seed)
+        report.say(
+            f"{name}: {source}; {dataset.name}: {len(dataset.train)} training and "
+            f"{len(dataset.val)} validation photos of {classes} classes"
+        )
+        return Prepared(model, dataset, preprocessing, source)
+
+    # One step, or one search, tells as much by one seed as by all.
+    brief = config.dry_run or config.find_lr
+    asked = replace(config, repeats=1) if brief else config
+    cells = grid.expand(asked, axes=AXES)
+    if config.find_lr and len(cells) > 1:
+        raise UsageError("--find-lr: give one backbone, and one of each other option")
+    for cell in cells:
+        frozen_prefixes(cell.config)
+    # What is wrong with the first run is said before there is a folder.
+    trainings = lru_cache(maxsize=1)(lambda cell: make(cell, *prepare(cell)[:3]))
+    trainings(cells[0].config)
     if config.dry_run:
-        return dry_run(training, model, report)
+        for cell in cells:
+            model = prepare(cell.config).model
+            numbers = dry_run(trainings(cell.config), model, report)
+        return numbers
     if folder is None:
         folder = new_folder(config.output, "transfer")
         write_config(folder, to_dict(replace(config, config=None)))
         report.say(f"run folder: {folder}")
-    with stop_on_signals() as stop:
-        numbers = run(
+    if config.find_lr:
+        ramped = make(cells[0].config, *prepare(cells[0].config)[:3], schedule=ramp)
+        return find_lr(ramped, prepare(cells[0].config).model, folder, report=report)
+
+    def run_cell(cell: Config, folder: Path) -> grid.Numbers | None:
+        training = trainings(cell)
+        model, dataset, preprocessing, source = prepare(cell)
+        if cell.head_epochs and not checkpoint.steps(folder / "checkpoints"):
+            phase = replace(cell, epochs=cell.head_epochs, **HEAD_PHASE)
+            alone = make(phase, model, dataset, preprocessing)
+            fit_head(alone, model, report)
+        (name,) = cell.backbone
+        return run(
             training,
             model,
             folder,
             dataset=dataset,
-            title=f"{config.backbone} on {dataset.name}",
+            title=f"{name} on {dataset.name}",
             summary={
                 "Weights": source,
                 "Training photos": str(len(dataset.train)),
-                "Epochs": str(config.epochs),
-                "Image size": f"{config.image_size} px",
+                "Epochs": str(cell.epochs),
+                "Image size": f"{cell.image_size} px",
             },
-            notes=[start.warning] if start.warning else [],
+            notes=[warning] if warning else [],
             report=report,
             stop=stop,
         )
+
+    with stop_on_signals() as stop:
+        numbers = grid.run(cells, folder, run_cell, report=report)
     if numbers is None:
         interrupted(folder, MODULE, stop)
     return numbers
 
 
-def frozen_prefixes(freeze: str, name: str, model: nnx.Module) -> tuple[str, ...]:
-    """The path prefixes that `--freeze` names.
-
-    Raises:
-      UsageError: a prefix fits no layer.
-    """
-    if freeze == "none":
-        return ()
-    layers = {leaf.torch_name.rpartition(".")[0] for leaf in leaves(model)}
-    if freeze == "backbone":
-        return tuple(sorted(layers - {models.variant(name).head}))
-    prefixes = tuple(part.strip() for part in freeze.split(","))
-    for prefix in prefixes:
-        if not prefix or not any(
-            has_prefix(tuple(layer.split(".")), (prefix,)) for layer in layers
-        ):
-            tops = ", ".join(sorted({layer.split(".")[0] for layer in layers}))
-            raise UsageError(
-                f"--freeze: no layer of {name} lies under {prefix!r}; it has {tops}"
-            )
-    return prefixes
-
-
-def _scaled(preprocessing: Preprocessing, size: int) -> Preprocessing:
-    """The same share of the photo at another crop size."""
-    resize = round(size * preprocessing.resize / preprocessing.crop)
-    return replace(preprocessing, resize=resize, crop=size)
-
-
 if __name__ == "__main__":
-    run_cli(Config, main, prog=f"python -m {MODULE}")
+    run_cli(
+        Config,
+        main,
+        prog=f"python -m {MODULE}",
+        presets=RECIPES,
+        preset_option="recipe",
+    )

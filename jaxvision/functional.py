@@ -71,6 +71,48 @@ def functionalize(
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
+def replace_arrays(model: nnx.Module, params: Tree, stats: Tree) -> None:
+    """Puts other arrays, named as by `functionalize`, into `model`."""
+    for kind, arrays in ((nnx.Param, params), (nnx.BatchStat, stats)):
+        state = nnx.state(model, kind)
+        nnx.replace_by_pure_dict(state, arrays)
+        nnx.update(model, state)
+
+
+def mirrored(apply: Apply) -> Apply:
+    """`apply` of a classifier whose evaluation asks twice: test-time augmentation.
+
+    What it gives are logarithms of probabilities: of the mean over each image and its
+    mirror image.
+    """
+
+    def both(params: Tree, stats: Tree, images: jax.Array, *, key=None):
+        if key is not None:
+            return apply(params, stats, images, key=key)
+        pair = jnp.concatenate([images, images[:, :, ::-1]])
+        out, stats = apply(params, stats, pair)
+        log_probs = jax.nn.log_softmax(out).reshape(2, len(images), -1)
+        return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(2), stats
+
+    return both
+
+
+def order_of_use(
+    apply: Apply, params: Tree, stats: Tree, images: jax.ShapeDtypeStruct
+) -> list[tuple[str, ...]]:
+    """The paths of the layers whose arrays the forward pass meets, the first first."""
+    arrays = (params, stats)
+    jaxpr = jax.make_jaxpr(lambda arrays, x: apply(*arrays, x)[0])(arrays, images).jaxpr
+    layer_of = {
+        id(variable): tuple(str(key.key) for key in path[1:-1])
+        for (path, _), variable in zip(
+            jax.tree_util.tree_leaves_with_path(arrays), jaxpr.invars, strict=False
+        )
+    }
+    met = (layer_of.get(id(v)) for equation in jaxpr.eqns for v in equation.invars)
+    return list(dict.fromkeys(layer for layer in met if layer is not None))
+
+
 def modules(model: nnx.Module) -> Iterator[tuple[tuple[Any, ...], nnx.Module]]:
     """Each module of `model` with its path; children come before their parents."""
     for path, node in nnx.iter_graph(model):

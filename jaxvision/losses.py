@@ -5,10 +5,12 @@ import jax.numpy as jnp
 
 from jaxvision.typing import Array, Batch, Float, Labels, Logits, LossFn, Metrics
 
+Targets = Float[Array, "n classes"]
+
 
 def cross_entropy(
     logits: Logits,
-    labels: Labels,
+    labels: Labels | Targets,
     *,
     class_weights: Float[Array, " classes"] | None = None,
     label_smoothing: float = 0.0,
@@ -17,8 +19,10 @@ def cross_entropy(
 
     Args:
       logits: unnormalised log-probabilities.
-      labels: class indices.
-      class_weights: one factor a class; the mean is then weighted, as in torch.
+      labels: class indices, or a row of shares that sums to one for each image, as
+        mixup makes them.
+      class_weights: one factor a class. The mean over class indices is then weighted;
+        that over rows of shares is not, as in torch.
       label_smoothing: the share of each target spread over all classes, in [0, 1].
 
     Reference: Szegedy et al., 2015, arXiv:1512.00567, section 7, for the smoothing.
@@ -28,6 +32,9 @@ def cross_entropy(
     weights = (
         jnp.ones(classes, logits.dtype) if class_weights is None else class_weights
     )
+    if labels.ndim == 2:
+        targets = (1 - label_smoothing) * labels + label_smoothing / classes
+        return -(targets * weights[None] * log_probs).sum(-1).mean()
     chosen = weights[labels]
     picked = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
     hard = -picked * chosen
@@ -55,14 +62,17 @@ def classification(
 ) -> LossFn:
     """`loss_fn(logits, batch) -> (loss, metrics)` over `batch["label"]`.
 
-    The metrics are `loss` and `accuracy`, means over the batch.
+    Where the batch has been mixed, its rows of shares, `batch["target"]`, take the
+    place of the labels. The metrics are `loss` and `accuracy`, means over the batch; of
+    a mixed image the label with the largest share is the right one.
     """
 
     def loss_fn(out: Array, batch: Batch) -> tuple[Array, Metrics]:
-        labels = batch["label"]
+        targets = batch.get("target", batch["label"])
         loss = cross_entropy(
-            out, labels, class_weights=class_weights, label_smoothing=label_smoothing
+            out, targets, class_weights=class_weights, label_smoothing=label_smoothing
         )
+        labels = targets.argmax(-1) if targets.ndim == 2 else targets
         accuracy = (out.argmax(-1) == labels).mean(dtype=loss.dtype)
         return loss, {"loss": loss, "accuracy": accuracy}
 

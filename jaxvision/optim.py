@@ -1,14 +1,17 @@
 """Optimisers and schedules with torch's arithmetic, and what of a model is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import optax
 from flax import traverse_util
 
 from jaxvision.functional import has_prefix
 from jaxvision.typing import Tree
+
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Optim:
     """Epochs of linear warm-up from zero."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 does not clip."""
+    first_layer_lr: float = 1.0
+    """Learning rate of the first layer as a share of the last one's; between them it
+    grows by the same factor from each layer to the next."""
 
     def __post_init__(self):
         """Raises ValueError, with the option's name, for a value without a meaning."""
@@ -47,6 +53,7 @@ class Optim:
             "gamma": 0 < self.gamma <= 1,
             "warmup_epochs": self.warmup_epochs >= 0,
             "clip": self.clip >= 0,
+            "first_layer_lr": self.first_layer_lr > 0,
         }
         for name, holds in limits.items():
             if not holds:
@@ -78,9 +85,20 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: Optim, learning_rate: float | optax.Schedule
+    config: Optim,
+    learning_rate: float | optax.Schedule,
+    *,
+    layers: Sequence[Path] = (),
 ) -> optax.GradientTransformation:
-    """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`."""
+    """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`.
+
+    Args:
+      config: which, and its settings.
+      learning_rate: of the last layer, a number or a function of the step.
+      layers: the paths of all trained layers, the first one first; needed where
+        `first_layer_lr` is not 1, which is discriminative fine-tuning: Howard and
+        Ruder, 2018, arXiv:1801.06146.
+    """
     decay = optax.add_decayed_weights(config.weight_decay)
     parts: dict[str, Callable[[], list[optax.GradientTransformation]]] = {
         "sgd": lambda: [
@@ -91,9 +109,29 @@ def make_optimizer(
         "adamw": lambda: [optax.scale_by_adam(), decay],
     }
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    depth = [_by_depth(config.first_layer_lr, layers)] * (config.first_layer_lr != 1)
     return optax.chain(
-        *clip, *parts[config.name](), optax.scale_by_learning_rate(learning_rate)
+        *clip,
+        *parts[config.name](),
+        optax.scale_by_learning_rate(learning_rate),
+        *depth,
     )
+
+
+def _by_depth(first: float, layers: Sequence[Path]) -> optax.GradientTransformation:
+    """Updates times a factor that grows from `first` to 1 along `layers`."""
+    last = len(layers) - 1
+    factors = {
+        layer: first ** ((last - i) / max(1, last)) for i, layer in enumerate(layers)
+    }
+
+    def scale(updates, _):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: factors[tuple(str(k.key) for k in path[:-1])] * leaf,
+            updates,
+        )
+
+    return optax.stateless(scale)
 
 
 def split_frozen(params: Tree, frozen: tuple[str, ...]) -> tuple[Tree, Tree]:

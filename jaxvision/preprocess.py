@@ -28,14 +28,16 @@ class Preprocessing:
     """What a set of weights expects of its images.
 
     `resize` is the short side in pixels, `crop` the side of the centre square, `mean`
-    and `std` are per channel for images in `[0, 1]`. The defaults are those of
-    torchvision's `ImageClassification` preset (bilinear, antialiased).
+    and `std` are per channel for images in `[0, 1]`. With `mirror` an answer is the
+    mean over the image and its mirror image. The defaults are those of torchvision's
+    `ImageClassification` preset (bilinear, antialiased).
     """
 
     resize: int = 256
     crop: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    mirror: bool = False
 
 
 def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:

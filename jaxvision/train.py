@@ -34,6 +34,8 @@ class TrainState:
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
 Prepare = Callable[[Array | None, Array], Array]
 """`prepare(key, images) -> images`: uint8 to normalised; no key, no augmentation."""
+Mix = Callable[[Array, Batch], Batch]
+"""`mix(key, batch) -> batch`: images blended, and their shares as `target`."""
 
 
 def init_state(
@@ -83,6 +85,7 @@ def make_train_step(
     *,
     frozen: tuple[str, ...] = (),
     ema: float = 0.0,
+    accumulate: int = 1,
 ) -> TrainStep:
     """`step(state, batch, key) -> (state, metrics)`, compiled, the state donated.
 
@@ -94,24 +97,36 @@ def make_train_step(
         gradients is never done, and they have no optimiser state.
       ema: decay of the exponential moving average of parameters and statistics, in
         [0, 1); 0 keeps none.
+      accumulate: parts of the batch that are computed one after the other, for less
+        memory; their gradients are averaged. BatchNorm normalises each part by itself.
 
     The key is folded with `state.step`, so that one key serves a whole run.
+
+    Raises:
+      ValueError: a batch cannot be cut into so many parts.
     """
 
     def step(state: TrainState, batch: Batch, key: Array):
         trained, fixed = optim.split_frozen(state.params, frozen)
+        key = jax.random.fold_in(key, state.step)
 
-        def objective(trained: Tree):
-            out, stats = apply(
-                optim.join(trained, fixed),
-                state.stats,
-                batch["image"],
-                key=jax.random.fold_in(key, state.step),
+        def gradients(stats: Tree, batch: Batch, key: Array):
+            def objective(trained: Tree):
+                params = optim.join(trained, fixed)
+                out, moved = apply(params, stats, batch["image"], key=key)
+                loss, metrics = loss_fn(out, batch)
+                return loss, (moved, metrics)
+
+            grads, (moved, metrics) = jax.grad(objective, has_aux=True)(trained)
+            return moved, (grads, metrics)
+
+        if accumulate == 1:
+            stats, (grads, metrics) = gradients(state.stats, batch, key)
+        else:
+            keys = jax.random.split(key, accumulate)
+            stats, (grads, metrics) = _mean_over_parts(
+                gradients, state.stats, _parts(batch, accumulate), keys
             )
-            loss, metrics = loss_fn(out, batch)
-            return loss, (stats, metrics)
-
-        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         params = optim.join(cast(Tree, optax.apply_updates(trained, updates)), fixed)
         average = state.average
@@ -122,7 +137,43 @@ def make_train_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def make_epoch(step: TrainStep, prepare: Prepare, *, batch_size: int, mesh: Mesh):
+def _parts(batch: Batch, count: int) -> Batch:
+    """The arrays with the parts as their first axis.
+
+    Every `count`-th image is of one part: each device keeps its share of all parts.
+    """
+    size = len(batch["image"])
+    if size % count:
+        raise ValueError(f"a batch of {size} images cannot be cut into {count} parts")
+    return {
+        name: array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
+        for name, array in batch.items()
+    }
+
+
+def _mean_over_parts(gradients, stats, parts, keys):
+    """`gradients` of one part after the other; what it gives besides is averaged."""
+
+    def body(carry, part):
+        stats, sums = carry
+        stats, found = gradients(stats, *part)
+        return (stats, jax.tree.map(jnp.add, sums, found)), None
+
+    first = jax.tree.map(lambda x: x[0], (parts, keys))
+    shapes = jax.eval_shape(gradients, stats, *first)[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    (stats, sums), _ = jax.lax.scan(body, (stats, zeros), (parts, keys))
+    return stats, jax.tree.map(lambda x: x / len(keys), sums)
+
+
+def make_epoch(
+    step: TrainStep,
+    prepare: Prepare,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+    mix: Mix | None = None,
+):
     """Any stretch of an epoch as one compiled program over data on the device.
 
     Returns:
@@ -135,7 +186,7 @@ def make_epoch(step: TrainStep, prepare: Prepare, *, batch_size: int, mesh: Mesh
     """
 
     def run(state, sums, data, order, start, stop, key):
-        shuffle_key, step_key = jax.random.split(key)
+        shuffle_key, step_key, mix_key = jax.random.split(key, 3)
 
         def body(index, carry):
             state, sums = carry
@@ -144,6 +195,8 @@ def make_epoch(step: TrainStep, prepare: Prepare, *, batch_size: int, mesh: Mesh
             batch = parallel.shard_batch(batch, mesh)
             image_key = jax.random.fold_in(shuffle_key, state.step)
             batch["image"] = prepare(image_key, batch["image"])
+            if mix is not None:
+                batch = mix(jax.random.fold_in(mix_key, state.step), batch)
             state, metrics = step(state, batch, step_key)
             return state, jax.tree.map(jnp.add, sums, metrics)
 

@@ -41,14 +41,14 @@ def run(tmp_path_factory):
         output = tmp_path_factory.mktemp("runs")
         numbers = transfer.main(
             Config(
-                backbone="resnet18",
+                backbone=("resnet18",),
                 data=str(photos),
                 weights="random",
                 epochs=6,
                 batch_size=8,
                 image_size=32,
                 optim=Optim(lr=0.02),
-                augment="none",
+                augment=("none",),
                 output=output,
             )
         )

@@ -11,10 +11,13 @@ from jaxvision import losses
 @pytest.mark.torch
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_equals_torch(float64, weighted, smoothing):
+@pytest.mark.parametrize("targets", ["labels", "shares"])
+def test_cross_entropy_equals_torch(float64, weighted, smoothing, targets):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     logits, labels = 3 * rng.standard_normal((7, 5)), rng.integers(0, 5, 7)
+    if targets == "shares":
+        labels = rng.dirichlet(np.ones(5), 7)
     weights = rng.uniform(0.2, 3, 5) if weighted else None
     theirs_in = torch.tensor(logits, requires_grad=True)
     theirs = torch.nn.functional.cross_entropy(
@@ -51,3 +54,13 @@ def test_classification_reports_loss_and_accuracy():
     expected = np.log1p(np.exp([-2.0, -1.0, 3.0])).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(numbers["accuracy"], 2 / 3, rtol=1e-6)
+
+
+def test_classification_of_mixed_images_goes_by_their_shares():
+    logits = jnp.asarray([[2.0, 0.0], [0.0, 1.0]])
+    shares = jnp.asarray([[0.7, 0.3], [0.6, 0.4]])
+    batch = {"label": jnp.asarray([1, 1]), "target": shares}
+    loss, numbers = losses.classification()(logits, batch)
+    expected = -(shares * jax.nn.log_softmax(logits)).sum(-1).mean()
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(numbers["accuracy"], 0.5)

@@ -48,6 +48,27 @@ def test_clip_bounds_the_global_norm():
     np.testing.assert_allclose(updates["b"], [-0.4], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_layers_learn_the_faster_the_later_they_come(name):
+    layers = [("stem",), ("body", "0"), ("head",)]
+    params = {
+        "head": {"w": jnp.ones(2)},
+        "stem": {"w": jnp.ones(2)},
+        "body": {0: {"w": jnp.ones(2)}},
+    }
+    gradient = jax.tree.map(lambda x: 0.3 * x, params)
+    steps = []
+    for first in (1.0, 0.01):
+        config = Optim(name=name, first_layer_lr=first)
+        tx = optim.make_optimizer(config, 0.1, layers=layers)
+        updates, _ = tx.update(gradient, tx.init(params), params)
+        steps.append(updates)
+    ratio = jax.tree.map(lambda a, b: float(b[0] / a[0]), *steps)
+    assert ratio["stem"]["w"] == pytest.approx(0.01, rel=1e-5)
+    assert ratio["body"][0]["w"] == pytest.approx(0.1, rel=1e-5)
+    assert ratio["head"]["w"] == pytest.approx(1, rel=1e-5)
+
+
 @pytest.mark.torch
 def test_step_schedule_equals_torchs_step_lr():
     torch = pytest.importorskip("torch")

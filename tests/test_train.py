@@ -144,6 +144,69 @@ def test_frozen_leaves_stay_to_the_bit_and_have_no_optimizer_state():
     assert np.abs(state.params["head"]["kernel"] - before["head"]["kernel"]).max() > 0
 
 
+class Plain(nnx.Module):
+    """Nothing in it looks at the rest of the batch."""
+
+    def __init__(self, *, rngs):
+        self.body = conv(3, 6, 3, stride=2, rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.body(x)).mean((1, 2)))
+
+
+def test_accumulated_parts_give_the_step_of_the_whole_batch():
+    batch = {"image": prepare(None, data(12)["image"]), "label": data(12)["label"]}
+    found = []
+    for parts in (1, 3):
+        apply, params, stats = functionalize(Plain(rngs=nnx.Rngs(0)))
+        tx = optim.make_optimizer(Optim(), 0.1)
+        loss_fn = losses.classification()
+        step = train.make_train_step(apply, loss_fn, tx, accumulate=parts)
+        state, numbers = step(train.init_state(params, stats, tx), batch, KEY)
+        found.append((state.params, numbers))
+    chex.assert_trees_all_close(*found, rtol=1e-5, atol=1e-7)
+
+
+def test_accumulation_normalises_each_part_by_itself():
+    batch = {"image": prepare(None, data(8)["image"]), "label": data(8)["label"]}
+    apply, params, stats = functionalize(Net(rngs=nnx.Rngs(0)))
+    tx = optim.make_optimizer(Optim(), 0.0)
+    step = train.make_train_step(apply, losses.classification(), tx, accumulate=2)
+    state = train.init_state(params, stats, tx)
+    expected, alone = state.stats, jax.jit(apply)
+    for part in (0, 1):  # every other image
+        images = batch["image"][part::2]
+        _, expected = alone(state.params, expected, images, key=KEY)
+    expected = jax.tree.map(np.asarray, expected)
+    state, _ = step(state, batch, KEY)
+    chex.assert_trees_all_close(state.stats, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="8 images cannot be cut into 3 parts"):
+        train.make_train_step(apply, losses.classification(), tx, accumulate=3).lower(
+            state, batch, KEY
+        )
+
+
+def test_epoch_trains_on_what_mix_makes_of_a_batch():
+    """All images blended into one, all targets alike: the loss knows the shares."""
+    shares = jnp.asarray([0.5, 0.3, 0.2])
+
+    def mix(key, batch):
+        target = jnp.broadcast_to(shares, (4, 3))
+        return batch | {"image": jnp.zeros_like(batch["image"]), "target": target}
+
+    _, step, state = setup()
+    run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH, mix=mix)
+    order = jnp.arange(22)
+    _, sums = run(state, zero_sums(), data(), order, 0, 1, KEY)
+    _, step, state = setup()
+    zeros = jnp.zeros((4, 9, 9, 3))
+    batch = {"image": zeros, "label": data()["label"][:4]}
+    batch["target"] = jnp.broadcast_to(shares, (4, 3))
+    _, numbers = step(state, batch, jax.random.split(KEY, 3)[1])
+    np.testing.assert_allclose(sums["loss"], numbers["loss"], rtol=1e-5)
+
+
 def test_frozen_backbone_is_not_differentiated(monkeypatch):
     monkeypatch.setenv("JAXVISION_CONV", "xla")
     batch = {"image": prepare(None, data()["image"]), "label": data()["label"]}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.functional import functionalize, modules
+from jaxvision.functional import functionalize, modules, order_of_use
 from jaxvision.models.layers import BatchNorm
 
 
@@ -139,16 +139,7 @@ def _prune(model: nnx.Module) -> None:
     apply, params, stats = functionalize(model)
     size = getattr(model, "image_size", 224)
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    arrays = (params, stats)
-    jaxpr = jax.make_jaxpr(lambda arrays, x: apply(*arrays, x)[0])(arrays, images).jaxpr
-    used = {id(variable) for eqn in jaxpr.eqns for variable in eqn.invars}
-    met = {
-        tuple(str(key.key) for key in path[1:-1])
-        for (path, _), variable in zip(
-            jax.tree_util.tree_leaves_with_path(arrays), jaxpr.invars, strict=False
-        )
-        if id(variable) in used
-    }
+    met = order_of_use(apply, params, stats, images)
     for path, module in list(modules(model)):
         names = tuple(map(str, path))
         if isinstance(module, nnx.Conv | nnx.Linear | BatchNorm) and names not in met:

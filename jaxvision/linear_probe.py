@@ -1,0 +1,69 @@
+"""The last layer by itself: what it sees of each image, computed once.
+
+Where nothing but the last layer is trained and each image looks the same in every
+epoch, the rest of the model says the same of it each time. Training then costs one pass
+of the model over the images, whatever the number of epochs.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxvision.functional import functionalize, has_prefix, modules
+from jaxvision.optim import split_frozen
+from jaxvision.typing import Apply, Tree
+
+
+class _Identity(nnx.Module):
+    """Stands where the last layer was."""
+
+    def __call__(self, x):
+        return x
+
+
+def trains_head_alone(model: nnx.Module, *, head: str, frozen: tuple[str, ...]) -> bool:
+    """Whether `frozen` leaves nothing but `head` to train, nor any noise before it."""
+    return all(
+        ".".join(map(str, path)) == head or has_prefix(tuple(map(str, path)), frozen)
+        for path, module in modules(model)
+        if isinstance(module, nnx.Dropout) or _has_arrays(module)
+    )
+
+
+def split_head(model: nnx.Module, *, head: str, dtype=None) -> tuple[Apply, Apply]:
+    """`(body, last)`: the model up to its last layer, in evaluation, and that layer.
+
+    Both take the whole model's `params` and `stats`; `last` takes the `(n, features)`
+    that `body` gives. The model itself is used up.
+
+    Args:
+      model: one of `jaxvision.models`, concrete or abstract.
+      head: the dotted path of its last layer, an `nnx.Linear`.
+      dtype: compute type of the body, as for `functionalize`.
+    """
+    above, _, name = head.rpartition(".")
+    parent = model
+    for part in above.split(".") if above else ():
+        parent = getattr(parent, part)
+    setattr(parent, name, _Identity())
+    forward, _, _ = functionalize(model, dtype=dtype)
+
+    def body(params: Tree, stats: Tree, images, *, key=None):
+        del key  # without noise
+        rest, _ = split_frozen(params, (head,))
+        return forward(rest, stats, images)
+
+    def last(params: Tree, stats: Tree, features, *, key=None):
+        del key
+        layer: Any = params
+        for part in head.split("."):
+            layer = layer[int(part) if part.isdigit() else part]
+        out = features @ layer["kernel"] + layer["bias"][None]
+        return out.astype(jnp.promote_types(out.dtype, "float32")), stats
+
+    return body, last
+
+
+def _has_arrays(module: nnx.Module) -> bool:
+    return any(isinstance(value, nnx.Variable) for value in vars(module).values())
