@@ -101,7 +101,7 @@ def make_training(
         raise UsageError(f"images of {size} pixels: {error}") from error
     pipeline = augment.make_pipeline(augmentation, size=size)
 
-    def prepare(key, images):
+    def prepare_images(key, images):
         images = to_float(images)
         if key is not None:
             images = pipeline(key, images)
@@ -122,21 +122,25 @@ def make_training(
     loss_fn = losses.classification(
         class_weights=weights, label_smoothing=label_smoothing
     )
+    prepare = prepare_images
     head = models.variant(name).head
     same = augmentation == "none" and mix == "none" and not preprocessing.mirror
     if same and trains_head_alone(model, head=head, frozen=frozen):
         like = models.abstract(name, num_classes=len(dataset.classes))
         body, apply = split_head(like, head=head, dtype=compute)
-        key = jax.random.key(0)  # which is not used
+        unused = jax.random.key(0)
         squares = train.make_eval_step(
-            body, lambda _, x: prepare(key, x), batch_size=batch_size, mesh=mesh
+            body,
+            lambda _, x: prepare_images(unused, x),
+            batch_size=batch_size,
+            mesh=mesh,
         )
-        crops = train.make_eval_step(body, prepare, batch_size=batch_size, mesh=mesh)
+        crops = train.make_eval_step(
+            body, prepare_images, batch_size=batch_size, mesh=mesh
+        )
         data["image"] = place(squares(params, stats, data["image"]))
         val_images = place(crops(params, stats, val_images))
-
-        def prepare(key, features):
-            return features
+        prepare = _as_they_are
 
     step = train.make_train_step(
         apply, loss_fn, tx, frozen=frozen, ema=ema, accumulate=accumulate
@@ -198,6 +202,11 @@ def make_training(
             f"--batch-size {batch_size}, images of {size} pixels: {error}"
         ) from error
     return Training(plan, start, predict)
+
+
+def _as_they_are(key, features):
+    del key
+    return features
 
 
 def _make_mix(name: str, *, alpha: float, classes: int) -> train.Mix | None:

@@ -192,7 +192,7 @@ def main(config: Config) -> dict[str, float]:
         report.say(f"run folder: {folder}")
     with stop_on_signals() as stop:
         history = fit(state, plan, folder, report=report, stop=stop)
-    if len(history) < plan.epochs:
+    if not plan.is_done(history):
         interrupted(folder, MODULE, stop)
     return write_outputs(
         folder,

@@ -19,7 +19,7 @@ from experiments.run import Reporter
 from jaxvision import image_metrics, models, optim, parallel, train
 from jaxvision.data.pairs import SCALE, enlarge, random_pairs, reduce
 from jaxvision.data.photos import Photo, Photos, centre
-from jaxvision.functional import functionalize
+from jaxvision.functional import functionalize, order_of_use
 from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import Preprocessing, to_float
 from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Tree
@@ -65,7 +65,9 @@ def make_plan(
     # Of a network of its own, because the first has its compute type for good.
     exact, _, _ = functionalize(models.abstract(config.model))
     schedule = optim.make_schedule(config.optim, steps_per_epoch=steps, epochs=epochs)
-    tx = optim.make_optimizer(config.optim, schedule)
+    crop = jax.ShapeDtypeStruct((1, config.crop_size, config.crop_size, 3), jnp.float32)
+    layers = order_of_use(exact, params, stats, crop)
+    tx = optim.make_optimizer(config.optim, schedule, layers=layers)
     place = partial(jax.device_put, device=parallel.replicated(mesh))
     use = config.loss == "mse+perceptual"
     loss_fn = make_loss(perceptual if use else None, weight=config.perceptual_weight)

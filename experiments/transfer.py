@@ -224,6 +224,7 @@ def main(config: Config) -> dict[str, float]:
     which, warning = common_weights(
         config.backbone, config.weights, is_demo=demo, report=report
     )
+    notes = [warning] if warning else []
     config = replace(config, weights=which)
 
     @lru_cache(maxsize=1)
@@ -290,13 +291,13 @@ def main(config: Config) -> dict[str, float]:
                 "Epochs": str(cell.epochs),
                 "Image size": f"{cell.image_size} px",
             },
-            notes=[warning] if warning else [],
+            notes=notes,
             report=report,
             stop=stop,
         )
 
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, folder, run_cell, report=report)
+        numbers = grid.run(cells, folder, run_cell, report=report, notes=notes)
     if numbers is None:
         interrupted(folder, MODULE, stop)
     return numbers

@@ -5,14 +5,11 @@ content security policy forbids every request. Curves and tables are drawn by th
 so that they follow its colours, its width and a screen reader.
 """
 
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
@@ -25,6 +22,7 @@ from jaxvision.report.findings import Findings
 from jaxvision.report.history import History
 from jaxvision.report.mistakes import Mistake
 from jaxvision.report.photos import data_uri, jpeg
+from jaxvision.report.render import render, resource, tables
 
 LARGEST_MATRIX = 60
 """Beyond this many classes the page has the confused pairs alone, not the matrix."""
@@ -88,7 +86,7 @@ def write_report(
     folder = Path(folder)
     context = {
         "title": title,
-        "style": Markup(_resource("page.css")),
+        "style": Markup(resource("page.css")),
         "notes": notes,
         "headline": _headline(history),
         "summary": summary,
@@ -104,25 +102,15 @@ def write_report(
             for caption, path in (pictures or {}).items()
         ],
         "commands": commands or model_commands(folder),
-        "config": list(_tables(config)),
+        "config": list(tables(config)),
         "run": folder.name,
     }
     if matrix is not None:
         metrics.check_classes(matrix, classes)
         rates = metrics.per_class(matrix) if per_class is None else per_class
         context |= _evaluation(np.asarray(matrix), classes, rates)
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["soft"] = _soft
-    html = environment.get_template("page.html").render(context)
     target = folder / "report.html"
-    # A file name that is no UTF-8 must not cost the report.
-    write_bytes(target, html.encode("utf-8", "replace"))
+    write_bytes(target, render("page.html", context))
     return target
 
 
@@ -281,34 +269,3 @@ def _embed(path: Path) -> str:
             f"{path}: a report can hold {', '.join(MEDIA_TYPES)}, not {path.suffix!r}"
         )
     return data_uri(kind, path.read_bytes())
-
-
-def _tables(
-    config: Mapping[str, Any], name: str = "options"
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Nested options as flat tables: each mapping inside is a table of its own."""
-    plain = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
-    if plain:
-        yield name, {str(key): _plain(value) for key, value in plain.items()}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            inner = str(key) if name == "options" else f"{name}.{key}"
-            yield from _tables(value, inner)
-
-
-def _plain(value: Any) -> str:
-    """An option as a person writes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return str(value)
-
-
-def _soft(value: object) -> Markup:
-    """`value`, escaped, with a place to break the line after each `_` and `/`."""
-    return Markup("<wbr>").join(re.split(r"(?<=[_/])", str(value)))
-
-
-def _resource(name: str) -> str:
-    return resources.files("jaxvision.report").joinpath(name).read_text("utf-8")

@@ -19,6 +19,8 @@ from jaxvision.report.sweep_words import chance, digits, outcome, sentences
 
 LEVELS = 10
 """Shades of a cell; page.css has a colour for each."""
+FEW = 6
+"""Values of an option that are named at the top."""
 MARKS = {
     "o": "M11 5a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0",
     "^": "M14.5 .8l4 7.5h-8z",
@@ -89,7 +91,8 @@ def _facts(rows: Sequence[Standing]) -> dict[str, str]:
     facts = {}
     for option in rows[0].variant.values:
         found = sorted({row.variant.values[option] for row in rows})
-        facts[option.replace("_", " ")] = ", ".join(found)
+        words = ", ".join(found) if len(found) <= FEW else f"{len(found)} values"
+        facts[option.replace("_", " ")] = words
     runs = [run for row in rows for run in row.variant.runs]
     facts["runs"] = str(len(runs))
     sizes = sorted({run.images for run in runs})
