@@ -54,13 +54,15 @@ def train_step(*, net: str, batch: int, size: int, dtype: str, loop: bool) -> Ca
         jax.eval_shape(step, state, _first(data, batch), key)[1],
     )
     if loop:
+        mesh = parallel.make_mesh()
         epoch = train.make_epoch(
-            step,
-            lambda key, images: images,
-            batch_size=batch,
-            mesh=parallel.make_mesh(),
+            step, lambda key, images: images, batch_size=batch, mesh=mesh
         )
         order = jnp.arange(BATCHES * batch)
+        # Where training has them: else the second call would compile once more.
+        state, sums, data, order, key = jax.device_put(
+            (state, sums, data, order, key), parallel.replicated(mesh)
+        )
 
         def run(calls):
             nonlocal state, sums

@@ -9,9 +9,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import twins
+from benchmarks import flops, twins
 from benchmarks.nets import NETS
 from benchmarks.worker import Case
 from converters.torchvision_import import import_torchvision
@@ -40,7 +39,7 @@ def copy(*, size: int) -> Case:
 def train_step(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> Case:
     """The whole training step on normalised images that are ready; its bounds."""
     step, moved, parameters = _training(net, batch, size, dtype, compiled)
-    with FlopCounterMode(display=False) as counter:
+    with flops.counter() as counter:
         step(eager=True)
     return _repeated(
         step,
@@ -55,7 +54,7 @@ def forward(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> C
     """The forward pass in evaluation mode; its bounds."""
     model = _model(net).eval()
     images = _noise(batch, size)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), flops.counter() as counter:
         moved = _bytes(model, images)
     call = torch.compile(model) if compiled else model
 
@@ -118,12 +117,11 @@ def convolution(
             x, w, stride=stride, padding=kernel // 2, groups=groups
         )
 
-    with FlopCounterMode(display=False) as counter:
+    with flops.counter() as counter:
         out = _differentiated(function, x, w, both=both)()
     moved = 4 * (x.numel() + w.numel() + out.numel()) * (3 if both else 1)
-    flops = counter.get_total_flops()
     call = _differentiated(function, x, w, both=both)
-    return _repeated(call, flops=flops, bytes=moved)
+    return _repeated(call, flops=counter.get_total_flops(), bytes=moved)
 
 
 def max_pool(*, shape: list[int], both: bool) -> Case:

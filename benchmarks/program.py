@@ -13,6 +13,8 @@ from benchmarks.pair import Pair, Plan, Task, WorkerError, environment
 from benchmarks.results import Row
 
 QUICK = Plan(pairs=2, seconds=0.0)
+BOUNDS = ("flops", "bytes")
+"""What a peer's facts, or a job's fields, may say of the work."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,19 @@ class Job(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What the rows are measured on."""
+    """What the rows are measured on.
+
+    Attributes:
+      device: its name.
+      peak: FLOPs a second, at best.
+      bandwidth: bytes a second of a copy, read and written ones together.
+      cache: bytes of the last cache, on a CPU.
+    """
 
     device: str
     peak: float
     bandwidth: float
+    cache: int = 0
 
     @property
     def on_cpu(self) -> bool:
@@ -92,15 +102,21 @@ def variables(options: Options, *, backend: str) -> dict[str, str]:
     }
 
 
+SUITED = {"cout": 128, "kernel": 3, "stride": 1, "groups": 1, "both": False}
+"""A convolution of many channels on small images: faster here than a matrix product."""
+
+
 def look_at_machine(options: Options, *, dtype: str = "float32") -> Machine:
     """Times a large matrix product and a large copy, with both libraries.
+
+    On a CPU, in float32, also a convolution: the faster of them is the peak.
 
     Raises:
       WorkerError: one of them does not work here.
     """
-    sizes, numbers = {"cpu": 2048, "gpu": 8192}, 2**26
+    sizes, numbers, batch = {"cpu": 2048, "gpu": 8192}, 2**26, 128
     if options.quick:
-        sizes, numbers = dict.fromkeys(sizes, 256), 2**18
+        sizes, numbers, batch = dict.fromkeys(sizes, 256), 2**18, 1
     plan = options.plan
     with Pair(variables(options, backend="auto")) as pair:
         arguments = {"sizes": sizes, "dtype": dtype}
@@ -111,6 +127,15 @@ def look_at_machine(options: Options, *, dtype: str = "float32") -> Machine:
         )
         facts = product.ours_facts
         on_cpu = facts["platform"] == "cpu"
+        peak = facts["flops"] / _best(product)
+        if on_cpu and dtype == "float32":
+            case = SUITED | {"shape": [batch, 8, 8, 128]}
+            convolved = pair.compare(
+                Task("benchmarks.ours:convolution", case),
+                Task("benchmarks.peers:convolution", case),
+                plan=plan,
+            )
+            peak = max(peak, convolved.peer_facts["flops"] / _best(convolved))
         copied = pair.compare(
             Task("benchmarks.ours:copy", {"size": numbers}),
             Task("benchmarks.peers:copy", {"size": numbers}),
@@ -118,8 +143,9 @@ def look_at_machine(options: Options, *, dtype: str = "float32") -> Machine:
         )
     return Machine(
         device=results.processor() if on_cpu else facts["kind"],
-        peak=facts["flops"] / _best(product),
+        peak=peak,
         bandwidth=copied.ours_facts["bytes"] / _best(copied),
+        cache=results.cache_bytes() if on_cpu else 0,
     )
 
 
@@ -145,7 +171,10 @@ class Table:
         """Completes, prints and writes a row."""
         how = {"malloc": self._options.malloc, "waiting": self._options.waiting}
         row = results.with_bound(
-            row, peak=self._machine.peak, bandwidth=self._machine.bandwidth
+            row,
+            peak=self._machine.peak,
+            bandwidth=self._machine.bandwidth,
+            cache=self._machine.cache,
         )
         self.rows.append(row | how | self._origin)
         print(summary(row), flush=True)
@@ -182,8 +211,8 @@ def measure(
                     continue
                 row |= found.row()
                 row["backend"] = found.ours_facts.get("backend", backend)
-                for name in ("flops", "bytes"):
-                    row[name] = found.peer_facts.get(name)
+                facts = found.peer_facts
+                row |= {name: facts[name] for name in BOUNDS if name in facts}
                 if job.images:
                     row["images_per_second"] = 1e3 * job.images / row["ours_ms"]
                 table.add(row)

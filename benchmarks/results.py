@@ -44,8 +44,10 @@ COLUMNS = {
 LEGEND = (
     "ratio: ours / peer by the clock, the median over neighbouring turns, and its "
     "range; CPU ratio: that of the CPU time of all threads; bound: the least time that "
-    "the FLOPs would take at the speed of a large matrix product, or the bytes at that "
-    "of a copy, on this machine; of bound: its share of our time."
+    "the FLOPs, those with the padding's noughts left out, would take at the speed of "
+    "a large matrix product or of a convolution that suits the machine, the faster of "
+    "them, or the bytes, where they are more than the last cache, at that of a copy; "
+    "of bound: its share of our time."
 )
 
 
@@ -61,18 +63,19 @@ def merge(old: list[Row], new: list[Row]) -> list[Row]:
     return list(rows.values())
 
 
-def with_bound(row: Row, *, peak: float, bandwidth: float) -> Row:
+def with_bound(row: Row, *, peak: float, bandwidth: float, cache: int = 0) -> Row:
     """The row with its bound, where it says its `flops` or its `bytes`.
 
     Args:
       row: a measurement.
-      peak: FLOPs a second of a large matrix product.
+      peak: FLOPs a second, at best.
       bandwidth: bytes a second of a copy, read and written ones together.
+      cache: bytes of the last cache; so few, call after call, never leave it.
     """
     bounds = {
         name: 1e3 * row[name] / rate
-        for name, rate in (("flops", peak), ("bytes", bandwidth))
-        if row.get(name)
+        for name, rate, free in (("flops", peak, 0), ("bytes", bandwidth, cache))
+        if (row.get(name) or 0) > free
     }
     if not bounds:
         return row
@@ -181,6 +184,13 @@ def _revision() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "not a git checkout"
     return done.stdout.strip() or "not a git checkout"
+
+
+def cache_bytes() -> int:
+    """The last cache of the CPU; 0 where the system does not say."""
+    folder = Path("/sys/devices/system/cpu/cpu0/cache")
+    sizes = [path.read_text().strip() for path in folder.glob("index*/size")]
+    return max((1024 * int(size.removesuffix("K")) for size in sizes), default=0)
 
 
 def processor() -> str:

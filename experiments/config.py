@@ -98,9 +98,9 @@ def run_cli(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        print(
-            "interrupted; a run that was named goes on with --resume", file=sys.stderr
-        )
+        resumes = hasattr(config_class, "resume")
+        hint = "; a run that was named goes on with --resume" if resumes else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 

@@ -29,6 +29,18 @@ def working(*, seconds: float) -> Case:
     return Case(run, {})
 
 
+def warming(*, path: str) -> Case:
+    """Slow the first time, like a call that compiles; notes how many are asked for."""
+    pauses = [0.3]
+
+    def run(calls: int) -> None:
+        time.sleep(pauses.pop() if pauses else 0.001 * calls)
+        with open(path, "a") as file:
+            file.write(f"{calls}\n")
+
+    return Case(run, {})
+
+
 def failing() -> Case:
     """Cannot be prepared."""
     raise ValueError("\n  no such thing  \nand more of it")

@@ -70,6 +70,16 @@ def test_sides_take_turns_and_stand_still_between(tmp_path):
     assert all(timing.wall >= 0.03 for timing in found.peer)
 
 
+def test_a_slow_first_call_does_not_shorten_the_turns(tmp_path):
+    path = tmp_path / "calls"
+    with Pair({}) as pair:
+        warming = case("warming", path=str(path))
+        plan = Plan(pairs=1, seconds=0.2)
+        pair.compare(warming, case("sleeping", seconds=0.1), plan=plan)
+    # By its 0.3 s alone a turn would be a single call.
+    assert max(map(int, path.read_text().split())) > 1
+
+
 def test_cpu_time_is_that_of_the_side_itself():
     with Pair({}) as pair:
         busy, idle = case("working", seconds=0.02), case("sleeping", seconds=0.02)
@@ -143,7 +153,40 @@ def test_bound_is_the_larger_of_arithmetic_and_memory():
     assert found["bound_share"] == 0.5
     found = results.with_bound(row | {"bytes": None}, peak=1e11, bandwidth=1e10)
     assert (found["bound_ms"], found["bound_by"]) == (10, "flops")
+    # What fits into the cache is not held to the speed of a copy.
+    found = results.with_bound(row, peak=1e11, bandwidth=1e10, cache=5 * 10**8)
+    assert found["bound_by"] == "flops"
     assert results.with_bound({"net": "a"}, peak=1.0, bandwidth=1.0) == {"net": "a"}
+
+
+def test_results_claim_no_more_than_the_bound():
+    for path in results.FOLDER.glob("*.json"):
+        for row in results.read(path):
+            assert row.get("bound_share", 0) <= 1, (path.name, row["net"])
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(
+    ("groups", "options"),
+    [
+        (1, {}),
+        (3, {"padding": (1, 2), "stride": (2, 1)}),
+        (6, {"padding": 2, "dilation": 2}),
+    ],
+)
+def test_flops_are_those_of_a_convolution_of_ones(groups, options, trained):
+    """Each output is then the number of its multiply-adds."""
+    torch = pytest.importorskip("torch")
+    from benchmarks import flops
+
+    x = torch.ones(2, 6, 7, 5, requires_grad=trained)
+    w = torch.ones(12, 6 // groups, 3, 3, requires_grad=True)
+    with flops.counter() as counter:
+        out = torch.nn.functional.conv2d(x, w, groups=groups, **options).sum()
+        out.backward()
+    passes = 3 if trained else 2
+    assert counter.get_total_flops() == passes * 2 * int(out.item())
 
 
 @pytest.mark.parametrize("quick", [False, True])
