@@ -163,7 +163,7 @@ def main(config: Config) -> dict[str, float]:
     asked = replace(config, repeats=1) if config.dry_run else config
     cells = grid.expand(asked, axes=("model",))
     # One program serves all seeds of a model; then it makes room for the next.
-    trainings = lru_cache(maxsize=1)(partial(make, dataset=dataset))
+    trainings = lru_cache(maxsize=1)(partial(make, dataset=dataset, report=report))
     if config.dry_run:
         for cell in cells:
             model = build(cell.config, dataset)
@@ -220,7 +220,7 @@ def build(config: Config, dataset: Dataset) -> nnx.Module:
     return model
 
 
-def make(config: Config, dataset: Dataset) -> Training:
+def make(config: Config, dataset: Dataset, report: Reporter) -> Training:
     """What trains that model; it serves all seeds."""
     (name,) = config.model
     model = build(config, dataset)
@@ -228,6 +228,7 @@ def make(config: Config, dataset: Dataset) -> Training:
         dataset,
         model,
         name,
+        report=report,
         preprocessing=CIFAR10,
         augmentation=config.augment,
         optimizer=config.optim,

@@ -48,6 +48,7 @@ def make_training(
     model: nnx.Module,
     name: str,
     *,
+    report: Reporter,
     preprocessing: Preprocessing,
     augmentation: str,
     optimizer: Optim,
@@ -129,17 +130,20 @@ def make_training(
         like = models.abstract(name, num_classes=len(dataset.classes))
         body, apply = split_head(like, head=head, dtype=compute)
         unused = jax.random.key(0)
-        squares = train.make_eval_step(
-            body,
-            lambda _, x: prepare_images(unused, x),
-            batch_size=batch_size,
-            mesh=mesh,
+        split = {"photos": data["image"], "validation photos": val_images}
+        ways = (lambda _, x: prepare_images(unused, x), prepare_images)
+        data["image"], val_images = (
+            place(
+                _in_batches(
+                    train.make_eval_step(body, way, batch_size=batch_size, mesh=mesh),
+                    (params, stats, images),
+                    batch_size=batch_size,
+                    title=f"what the last layer sees of the {what}",
+                    report=report,
+                )
+            )
+            for (what, images), way in zip(split.items(), ways, strict=True)
         )
-        crops = train.make_eval_step(
-            body, prepare_images, batch_size=batch_size, mesh=mesh
-        )
-        data["image"] = place(squares(params, stats, data["image"]))
-        val_images = place(crops(params, stats, val_images))
         prepare = _as_they_are
 
     step = train.make_train_step(
@@ -202,6 +206,17 @@ def make_training(
             f"--batch-size {batch_size}, images of {size} pixels: {error}"
         ) from error
     return Training(plan, start, predict)
+
+
+def _in_batches(forward, arrays, *, batch_size: int, title: str, report: Reporter):
+    """`forward(params, stats, images)`, with progress."""
+    params, stats, images = arrays
+    found = []
+    with report.counting(title) as progress:
+        for start in range(0, len(images), batch_size):
+            found.append(forward(params, stats, images[start : start + batch_size]))
+            progress(min(start + batch_size, len(images)), len(images))
+    return jnp.concatenate(found)
 
 
 def _as_they_are(key, features):

@@ -256,8 +256,15 @@ def main(config: Config) -> dict[str, float]:
     for cell in cells:
         frozen_prefixes(cell.config)
     # What is wrong with the first run is said before there is a folder.
-    trainings = lru_cache(maxsize=1)(lambda cell: make(cell, *prepare(cell)[:3]))
-    trainings(cells[0].config)
+    trainings = lru_cache(maxsize=1)(
+        lambda cell: make(
+            cell,
+            *prepare(cell)[:3],
+            report=report,
+            schedule=ramp if config.find_lr else None,
+        )
+    )
+    first = trainings(cells[0].config)
     if config.dry_run:
         for cell in cells:
             model = prepare(cell.config).model
@@ -268,15 +275,15 @@ def main(config: Config) -> dict[str, float]:
         write_config(folder, to_dict(replace(config, config=None)))
         report.say(f"run folder: {folder}")
     if config.find_lr:
-        ramped = make(cells[0].config, *prepare(cells[0].config)[:3], schedule=ramp)
-        return find_lr(ramped, prepare(cells[0].config).model, folder, report=report)
+        model = prepare(cells[0].config).model
+        return find_lr(first, model, folder, report=report)
 
     def run_cell(cell: Config, folder: Path) -> grid.Numbers | None:
         training = trainings(cell)
         model, dataset, preprocessing, source = prepare(cell)
         if cell.head_epochs and not checkpoint.steps(folder / "checkpoints"):
             phase = replace(cell, epochs=cell.head_epochs, **HEAD_PHASE)
-            alone = make(phase, model, dataset, preprocessing)
+            alone = make(phase, model, dataset, preprocessing, report=report)
             fit_head(alone, model, report)
         (name,) = cell.backbone
         return run(

@@ -9,6 +9,7 @@ from flax import nnx
 from converters.rules import RULES
 from experiments.classification import Training, make_training
 from experiments.config import UsageError
+from experiments.run import Reporter
 from jaxvision import models
 from jaxvision.data import Dataset
 from jaxvision.functional import has_prefix, modules
@@ -47,6 +48,7 @@ def make(
     dataset: Dataset,
     preprocessing: Preprocessing,
     *,
+    report: Reporter,
     schedule: optax.Schedule | None = None,
 ) -> Training:
     """What trains `model` by a configuration that names one of each axis.
@@ -63,6 +65,7 @@ def make(
         dataset,
         model,
         name,
+        report=report,
         preprocessing=replace(preprocessing, mirror=cell.tta == "mirror"),
         augmentation=augment,
         optimizer=cell.optim,

@@ -35,11 +35,12 @@ def split_head(model: nnx.Module, *, head: str, dtype=None) -> tuple[Apply, Appl
     """`(body, last)`: the model up to its last layer, in evaluation, and that layer.
 
     Both take the whole model's `params` and `stats`; `last` takes the `(n, features)`
-    that `body` gives. The model itself is used up.
+    that `body` gives, and computes in their type: float32 also where the body computes
+    in bfloat16. The model itself is used up.
 
     Args:
       model: one of `jaxvision.models`, concrete or abstract.
-      head: the dotted path of its last layer, an `nnx.Linear`.
+      head: the dotted path of its last layer, an `nnx.Linear` with a bias.
       dtype: compute type of the body, as for `functionalize`.
     """
     above, _, name = head.rpartition(".")

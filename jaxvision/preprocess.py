@@ -79,6 +79,8 @@ def eval_image(
     height, width = resized_shape(image.height, image.width, resize=resize)
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if (height, width) == (crop, crop):
+        return np.array(image)
     padding, (top, left) = _center(height, width, crop)
     if padding == ((0, 0), (0, 0)):
         # Cropping before the conversion copies the square alone.
