@@ -6,6 +6,7 @@ import numpy as np
 from benchmarks.worker import Case
 from experiments import cifar10
 from experiments.config import parse
+from experiments.run import Reporter
 from jaxvision import ops
 from jaxvision.data import Dataset, Split
 
@@ -23,7 +24,7 @@ def epoch(*, preset: str, images: int) -> Case:
     )
     classes = tuple(map(str, range(10)))
     dataset = Dataset(name="noise", classes=classes, train=split, val=split)
-    training = cifar10.make(config, dataset)
+    training = cifar10.make(config, dataset, Reporter())
     plan, state = training.plan, training.start(cifar10.build(config, dataset))
     sums = plan.no_sums()
 

@@ -244,6 +244,8 @@ def _spelled(hint: Any) -> str:
     for option in _options(hint):
         if typing.get_origin(option) is typing.Literal:
             words += [repr(choice) for choice in typing.get_args(option)]
+        elif typing.get_origin(option) is tuple:
+            words.append(_spelled(typing.get_args(option)[0]))
         elif option is type(None):
             words.append("null")
         else:

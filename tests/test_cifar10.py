@@ -227,7 +227,7 @@ def test_fast_net_starts_whitened_and_stays_so(npz):
     np.testing.assert_allclose(
         model.whiten.kernel[...], cifar.whitening(images), rtol=1e-3, atol=1e-3
     )
-    training = cifar10.make(config, data)
+    training = cifar10.make(config, data, Reporter())
     state = jax.eval_shape(training.start, model)
     momentum = jax.tree_util.tree_leaves_with_path(state.opt_state)
     paths = {jax.tree_util.keystr(path) for path, _ in momentum}
