@@ -116,9 +116,10 @@ class Config:
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     optim: Optim = field(default_factory=Optim)
     """The optimiser and its schedule."""
-    augment: tuple[Literal["none", "flips", "full"], ...] = ("full",)
+    augment: tuple[Literal["none", "flips", "full", "resized_crop"], ...] = ("full",)
     """flips: random crop and horizontal flip; full: and rotation by up to 15 degrees,
-    brightness, contrast and saturation by up to 20 %."""
+    brightness, contrast and saturation by up to 20 %; resized_crop: a random part of 35
+    to 100 % of the photo, horizontal flip, those colours."""
     mix: Literal["none", "mixup", "cutmix"] = "none"
     """mixup: each photo blended with another; cutmix: with a box of another in it; and
     their targets likewise."""
