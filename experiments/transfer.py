@@ -11,6 +11,7 @@ from typing import Any, Literal
 from experiments import grid
 from experiments.backbones import build, choose_weights, common_weights
 from experiments.classification import (
+    Training,
     check_limits,
     check_resumed,
     compute_type,
@@ -265,7 +266,8 @@ def main(config: Config) -> dict[str, float]:
             schedule=ramp if config.find_lr else None,
         )
     )
-    first = trainings(cells[0].config)
+    if folder is None:
+        trainings(cells[0].config)
     if config.dry_run:
         for cell in cells:
             model = prepare(cell.config).model
@@ -275,17 +277,21 @@ def main(config: Config) -> dict[str, float]:
         folder = new_folder(config.output, "transfer")
         write_config(folder, to_dict(replace(config, config=None)))
         report.say(f"run folder: {folder}")
-    if config.find_lr:
-        model = prepare(cells[0].config).model
-        return find_lr(first, model, folder, report=report)
 
-    def run_cell(cell: Config, folder: Path) -> grid.Numbers | None:
-        training = trainings(cell)
-        model, dataset, preprocessing, source = prepare(cell)
+    def start(cell: Config, folder: Path) -> tuple[Training, Prepared]:
+        training, prepared = trainings(cell), prepare(cell)
         if cell.head_epochs and not checkpoint.steps(folder / "checkpoints"):
             phase = replace(cell, epochs=cell.head_epochs, **HEAD_PHASE)
-            alone = make(phase, model, dataset, preprocessing, report=report)
-            fit_head(alone, model, report)
+            alone = make(phase, *prepared[:3], report=report)
+            fit_head(alone, prepared.model, report)
+        return training, prepared
+
+    if config.find_lr:
+        training, prepared = start(cells[0].config, folder)
+        return find_lr(training, prepared.model, folder, report=report)
+
+    def run_cell(cell: Config, folder: Path) -> grid.Numbers | None:
+        training, (model, dataset, _, source) = start(cell, folder)
         (name,) = cell.backbone
         return run(
             training,
