@@ -76,13 +76,13 @@ RECIPES: dict[str, dict[str, Any]] = {
             "first_layer_lr": 0.1,
             "warmup_epochs": 0.5,
         },
-        "augment": ["full"],
+        "augment": ["resized_crop"],
         "label_smoothing": 0.1,
         "ema": 0.99,
         "tta": "mirror",
     },
 }
-"""The README has what each reaches."""
+"""Values of the options that are not given."""
 
 
 @dataclass(frozen=True)
