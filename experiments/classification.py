@@ -95,11 +95,16 @@ def make_training(
     compute = jnp.bfloat16 if dtype == "bfloat16" else None
     apply, params, stats = functionalize(model, dtype=compute, frozen=frozen)
     size = preprocessing.crop
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    try:
-        layers = order_of_use(apply, params, stats, image)
-    except ValueError as error:
-        raise UsageError(f"images of {size} pixels: {error}") from error
+    head = models.variant(name).head
+    same = augmentation == "none" and mix == "none" and not preprocessing.mirror
+    head_alone = same and trains_head_alone(model, head=head, frozen=frozen)
+    layers = []
+    if head_alone or optimizer.first_layer_lr != 1:
+        image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+        try:
+            layers = order_of_use(apply, params, stats, image)
+        except ValueError as error:
+            raise UsageError(f"images of {size} pixels: {error}") from error
     pipeline = augment.make_pipeline(augmentation, size=size)
 
     def prepare_images(key, images):
@@ -124,26 +129,23 @@ def make_training(
         class_weights=weights, label_smoothing=label_smoothing
     )
     prepare = prepare_images
-    head = models.variant(name).head
-    same = augmentation == "none" and mix == "none" and not preprocessing.mirror
-    if same and trains_head_alone(model, head=head, frozen=frozen):
+    if head_alone:
         like = models.abstract(name, num_classes=len(dataset.classes))
         body, apply = split_head(like, head=head, dtype=compute)
-        unused = jax.random.key(0)
-        split = {"photos": data["image"], "validation photos": val_images}
-        ways = (lambda _, x: prepare_images(unused, x), prepare_images)
-        data["image"], val_images = (
-            place(
-                _in_batches(
-                    train.make_eval_step(body, way, batch_size=batch_size, mesh=mesh),
-                    (params, stats, images),
-                    batch_size=batch_size,
-                    title=f"what the last layer sees of the {what}",
-                    report=report,
-                )
-            )
-            for (what, images), way in zip(split.items(), ways, strict=True)
+        # Without augmentation a key means the centre crop, which validation images are.
+        centre = partial(prepare_images, jax.random.key(0))
+        see = partial(
+            train.make_eval_step(
+                body, lambda _, x: centre(x), batch_size=batch_size, mesh=mesh
+            ),
+            params,
+            stats,
         )
+        title = "what the last layer sees"
+        with report.counting(f"{title} of the photos") as progress:
+            data["image"] = place(_in_batches(see, data["image"], batch_size, progress))
+        with report.counting(f"{title} in validation") as progress:
+            val_images = place(_in_batches(see, val_images, batch_size, progress))
         prepare = _as_they_are
 
     step = train.make_train_step(
@@ -208,14 +210,11 @@ def make_training(
     return Training(plan, start, predict)
 
 
-def _in_batches(forward, arrays, *, batch_size: int, title: str, report: Reporter):
-    """`forward(params, stats, images)`, with progress."""
-    params, stats, images = arrays
+def _in_batches(fn, images, batch_size: int, progress: Callable[[int, int], None]):
     found = []
-    with report.counting(title) as progress:
-        for start in range(0, len(images), batch_size):
-            found.append(forward(params, stats, images[start : start + batch_size]))
-            progress(min(start + batch_size, len(images)), len(images))
+    for start in range(0, len(images), batch_size):
+        found.append(fn(images[start : start + batch_size]))
+        progress(min(start + batch_size, len(images)), len(images))
     return jnp.concatenate(found)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import signal
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -59,3 +60,25 @@ def stop_after(monkeypatch, experiment, config, *, looks):
         with pytest.raises(SystemExit) as exit_info:
             experiment.main(config)
     assert exit_info.value.code == 128 + signal.SIGTERM
+
+
+def check_wrong_call(call, base, words, message, monkeypatch, capsys):
+    """`call` with the options `base` and, over them, `words` ends with one line.
+
+    Args:
+      call: parses `sys.argv` and runs.
+      base: option -> value.
+      words: options and values, one after the other.
+      message: what the line must hold.
+    """
+    options = base | dict(zip(words[::2], words[1::2], strict=True))
+    argv = [word for pair in options.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["program", *argv])
+    with pytest.raises(SystemExit) as exit_info:
+        call()
+    err = capsys.readouterr().err
+    assert exit_info.value.code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err
+    if "cannot be" not in message:  # a limit of an option, which the parser shows
+        assert err.startswith("error: ") and err.count("\n") == 1

@@ -1,7 +1,6 @@
 """Super-resolution: outputs, exact resume, figures that a known library confirms."""
 
 import shutil
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -239,17 +238,7 @@ def test_wrong_call_says_what_and_exits_with_2(
 ):
     base = {"--data": config.data, "--output": str(tmp_path), "--repeat": "4"}
     base |= {"--crop-size": "16"}
-    base |= dict(zip(words[::2], words[1::2], strict=True))
-    argv = [word for pair in base.items() for word in pair]
-    monkeypatch.setattr(sys, "argv", ["superres", *argv])
-    with pytest.raises(SystemExit) as exit_info:
-        superres.main_cli()
-    err = capsys.readouterr().err
-    assert exit_info.value.code == 2
-    assert message in " ".join(err.replace("│", " ").split())
-    assert "Traceback" not in err
-    if "cannot be" not in message:  # a limit of an option, which the parser shows
-        assert err.startswith("error: ") and err.count("\n") == 1
+    runs.check_wrong_call(superres.main_cli, base, words, message, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -211,17 +211,14 @@ def test_wrong_call_says_what_and_exits_with_2(
 ):
     base = {"--data": str(photos), "--backbone": "resnet18", "--weights": "random"}
     base |= {"--image-size": "32", "--output": str(tmp_path)}
-    base |= dict(zip(words[::2], words[1::2], strict=True))
-    argv = [word for pair in base.items() for word in pair]
-    monkeypatch.setattr(sys, "argv", ["transfer", *argv])
-    with pytest.raises(SystemExit) as exit_info:
-        transfer.run_cli(Config, transfer.main, prog="transfer")
-    err = capsys.readouterr().err
-    assert exit_info.value.code == 2
-    assert message in " ".join(err.replace("│", " ").split())
-    assert "Traceback" not in err
-    if "cannot be" not in message:  # a limit of an option, which the parser shows
-        assert err.startswith("error: ") and err.count("\n") == 1
+    runs.check_wrong_call(
+        lambda: transfer.run_cli(Config, transfer.main, prog="transfer"),
+        base,
+        words,
+        message,
+        monkeypatch,
+        capsys,
+    )
     assert list(tmp_path.iterdir()) == []
 
 
