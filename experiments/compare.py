@@ -1,192 +1,155 @@
-"""The outcome of a grid: `comparison.html`, `.csv` and `.png`, and a table."""
+"""Compares finished runs, whichever commands trained them.
 
-import csv
-import shlex
+python -m experiments.compare RUN...
+"""
+
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
-import yaml
-from rich.markup import escape
-from rich.table import Table
+from tyro.conf import Positional, arg
 
-from experiments.run import Reporter, read_metrics, write_rows
-from jaxvision.report.page import model_commands
-from jaxvision.report.predictions import read_predictions
-from jaxvision.report.standings import Judged, Run, Standing, Variant, standings
-from jaxvision.report.sweep import comparison
-from jaxvision.report.sweep_page import write_comparison
-from jaxvision.report.sweep_words import outcome, percent, sentences
+from experiments.comparison import (
+    RESULTS,
+    Done,
+    compare,
+    read_options,
+    read_results,
+    spelt,
+)
+from experiments.config import UsageError, run_cli
+from experiments.run import Reporter, new_folder, write_config
+from jaxvision.report.standings import Standing
+
+MODULE = "experiments.compare"
+NO_VARIANT = ("seed", "repeats", "output", "resume", "config", "environment")
+"""What `config.yaml` holds beside the options that make a variant."""
 
 
-class Done(NamedTuple):
-    """A complete run: its variant, its folder's name, and what it returned.
+@dataclass(frozen=True)
+class Config:
+    """Compares finished runs, whichever commands trained them: recipes, say."""
 
-    `values` has the options that differ between variants.
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN...")] = ()
+    """Folders of runs; of a folder with several runs, all that are complete."""
+    output: Path = Path("runs")
+    """Where the comparison's folder is made: OUTPUT/comparison/N."""
+
+
+def main(config: Config) -> list[Standing]:
+    """Writes a folder with the comparison of the runs, and returns their standings.
+
+    Raises:
+      UsageError: a folder holds no complete run, or two runs are the same.
     """
-
-    variant: str
-    name: str
-    values: Mapping[str, str]
-    seed: int
-    numbers: dict[str, float]
-
-
-def compare(
-    runs: Sequence[Done], folder: Path, *, notes: Sequence[str], report: Reporter
-) -> None:
-    """Writes the comparison of complete runs into `folder`, and prints the table.
-
-    What a run's folder lacks is said in one line, and left out of the comparison.
-
-    Args:
-      runs: those of one variant side by side.
-      folder: that of the grid, where each run has its folder.
-      notes: warnings that a reader must not miss.
-    """
-    lost: list[str] = []
-    variants = [
-        _variant([run for run in runs if run.variant == name], folder, lost)
-        for name in dict.fromkeys(run.variant for run in runs)
-    ]
-    rows = standings(variants)
-    write_rows(folder / "comparison.csv", [_line(rows, v) for v in variants])
-    if any(run.history for variant in variants for run in variant.runs):
-        comparison(rows, folder / "comparison.png")
-    for note in (*notes, *lost):
-        report.say(f"WARNING: {note}", style="bold yellow")
-    options = _options(folder / "config.yaml")
-    page = write_comparison(
+    report = Reporter()
+    notes: list[str] = []
+    folders = _find_runs(config.runs, notes)
+    options = [_options(folder) for folder in folders]
+    runs = _name_runs(folders, options)
+    shared = {
+        name: value
+        for name, value in options[0].items()
+        if name not in NO_VARIANT and all(o.get(name) == value for o in options)
+    }
+    folder = new_folder(config.output, "comparison")
+    write_config(folder, {"runs": [str(path) for path in folders], **shared})
+    return compare(
+        [run._replace(name=os.path.relpath(run.name, folder)) for run in runs],
         folder,
-        rows,
-        title=_title(variants, options),
-        config=options,
-        notes=[*notes, *lost],
-        commands=_commands(rows[0], runs, folder),
-    )
-    report.table(_table(rows))
-    for sentence in (outcome(rows), *sentences(rows)):
-        report.say(sentence)
-    report.say(f"see {page}")
-
-
-def _variant(runs: Sequence[Done], folder: Path, lost: list[str]) -> Variant:
-    """One variant from its runs' folders; what is not there is added to `lost`."""
-    first = runs[0]
-    gflop = first.numbers.get("gflop")
-    return Variant(
-        name=first.variant,
-        values=first.values,
-        runs=[_run(run, folder / run.name, lost) for run in runs],
-        parameters=int(first.numbers["parameters"]),
-        gflop=None if gflop is None else float(gflop),
+        notes=notes,
+        report=report,
     )
 
 
-def _run(done: Done, path: Path, lost: list[str]) -> Run:
-    images = int(done.numbers["images"])
-    history, judged = [], None
-    try:
-        history = read_metrics(path / "metrics.csv")
-        if not history or any("seconds" not in row for row in history):
-            raise ValueError(f"{path / 'metrics.csv'} is cut short")
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        history = []
-        lost.append(_reason(f"No curves and times of {done.name}", error))
-    try:
-        table = read_predictions(path / "predictions.csv")
-        if len(table.paths) != images:
-            there = f"{path / 'predictions.csv'} has {len(table.paths)} images"
-            raise ValueError(f"{there}, not {images}")
-        judged = Judged(table.paths, table.labels, table.predictions, table.classes)
-    except (OSError, ValueError, csv.Error) as error:
-        lost.append(_reason(f"No test with {done.name}", error))
-    return Run(
-        seed=done.seed,
-        accuracy=done.numbers["val_accuracy"],
-        macro_f1=done.numbers["val_macro_f1"],
-        images=images,
-        history=history,
-        judged=judged,
-        report=f"{done.name}/report.html" if (path / "report.html").is_file() else "",
-    )
+def _find_runs(paths: Sequence[Path], notes: list[str]) -> list[Path]:
+    """The folders of complete runs, each once; a note on those that are not."""
+    if not paths:
+        raise UsageError("which runs? Give their folders, such as runs/transfer/1")
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            raise UsageError(f"{path}: there is no such folder")
+        inside = sorted(config.parent for config in path.glob("*/config.yaml"))
+        runs = inside or [path]
+        complete = [run for run in runs if (run / RESULTS).is_file()]
+        if not complete:
+            raise UsageError(
+                f"{path}: there is no {RESULTS}, which a classification run writes at "
+                "its end; --resume goes on with one that was stopped"
+            )
+        notes += [
+            f"{run} is not complete: left out" for run in runs if run not in complete
+        ]
+        found += complete
+    found = list({path.resolve(): path for path in found}.values())
+    if len(found) == 1:
+        raise UsageError(f"{found[0]} is a single run: give others to compare it with")
+    return found
 
 
-def _reason(lack: str, error: Exception) -> str:
-    """One line, whatever the error says."""
-    if isinstance(error, OSError):
-        return f"{lack}: {error.strerror}: {error.filename}"
-    return f"{lack}: {' '.join(str(error).split())}"
+def _options(run: Path) -> dict[str, Any]:
+    values = read_options(run / "config.yaml")
+    if not values:
+        raise UsageError(f"{run / 'config.yaml'} is missing or damaged")
+    return values
 
 
-def _line(rows: Sequence[Standing], variant: Variant) -> dict[str, Any]:
-    """A line of `comparison.csv`."""
-    (row,) = (row for row in rows if row.variant is variant)
-    test = row.contest.test if row.contest else None
-    low, high = row.images or (None, None)
-    return {
-        "variant": variant.name,
-        **variant.values,
-        "runs": len(variant.runs),
-        "accuracy": row.accuracy,
-        "std": row.std,
-        "low": row.interval[0],
-        "high": row.interval[1],
-        "interval_over": "seeds" if len(variant.runs) > 1 else "images",
-        "images_low": low,
-        "images_high": high,
-        "p_against_best": None if test is None else test.p_value,
-        "macro_f1": row.macro_f1,
-        "parameters": variant.parameters,
-        "gflop": variant.gflop,
-        "seconds_an_epoch": row.seconds,
-        "minutes": row.minutes,
-    }
+def _name_runs(
+    folders: Sequence[Path], options: Sequence[Mapping[str, Any]]
+) -> list[Done]:
+    """The runs, those of one variant side by side, each named by its folder.
+
+    A variant is told from the others by as few options as do, the first ones first: of
+    recipes that is their name.
+    """
+    flat = [_flat(values) for values in options]
+    kinds = [tuple(sorted(values.items())) for values in flat]
+    told: list[str] = []
+    for name in dict.fromkeys(name for values in flat for name in values):
+        if _count(flat, told) == len(set(kinds)):
+            break
+        if _count(flat, [*told, name]) > _count(flat, told):
+            told.append(name)
+    found: dict[tuple[Any, int], Done] = {}
+    for path, values, kind, given in zip(folders, flat, kinds, options, strict=True):
+        words = {name: values.get(name, "none") for name in told}
+        variant = "-".join(words.values()) or folders[0].name
+        seed = given.get("seed", 0)
+        if (twin := found.get((kind, seed))) is not None:
+            raise UsageError(
+                f"{twin.name} and {path} have the same options and the same seed: "
+                "leave one out"
+            )
+        try:
+            numbers = read_results(path / RESULTS)
+        except ValueError as error:
+            raise UsageError(f"{error}; --resume {path} writes it anew") from error
+        found[kind, seed] = Done(variant, str(path), words, seed, numbers)
+    return [
+        found[key] for key in sorted(found, key=lambda k: (kinds.index(k[0]), k[1]))
+    ]
 
 
-def _title(variants: Sequence[Variant], options: Mapping[str, Any]) -> str:
-    count = f"{len(variants)} variants"
-    if len(variants) == 1:
-        count = f"{variants[0].name}, {len(variants[0].runs)} times"
-    data = Path(str(options.get("data", ""))).name.removeprefix("tfds:")
-    return f"{count} on {data}" if data else count
+def _count(flat: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
+    """Into how many variants these options part the runs."""
+    return len({tuple(values.get(name) for name in names) for values in flat})
 
 
-def _options(path: Path) -> dict[str, Any]:
-    """What `config.yaml` says; the comparison does not depend on it."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return values if isinstance(values, dict) else {}
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Option -> value as it is spelt, without what makes no variant."""
+    found = {}
+    for name, value in options.items():
+        if name in NO_VARIANT:
+            continue
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = spelt(value)
+    return found
 
 
-def _commands(best: Standing, runs: Sequence[Done], folder: Path) -> dict[str, str]:
-    """What to do with the best variant's first run."""
-    name = next(run.name for run in runs if run.variant == best.variant.name)
-    run = shlex.quote(str(folder / name))
-    return {
-        "Name what a photo shows": f"python -m experiments.predict {run} PHOTO.jpg",
-        **model_commands(folder / name),
-    }
-
-
-def _table(rows: Sequence[Standing]) -> Table:
-    """The variants for a terminal, best first."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("variant", overflow="fold")
-    for name in ("accuracy", "95 % interval", "macro F1", "M params", "GFLOP", "min"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        low, high = (min(max(bound, 0.0), 1.0) for bound in row.interval)
-        gflop = row.variant.gflop
-        table.add_row(
-            escape(row.variant.name),
-            percent(row.accuracy, row),
-            f"{percent(low, row).removesuffix(' %')} – {percent(high, row)}",
-            f"{row.macro_f1:.3f}",
-            f"{row.variant.parameters / 1e6:.3g}",
-            "–" if gflop is None else f"{gflop:.3g}",
-            "–" if row.minutes is None else f"{row.minutes:.3g}",
-        )
-    return table
+if __name__ == "__main__":
+    run_cli(Config, main, prog=f"python -m {MODULE}")

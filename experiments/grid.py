@@ -1,27 +1,26 @@
 """Several runs from one command: options with several values, each with all seeds."""
 
 import itertools
-import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.compare import Done, compare
+from experiments.comparison import (
+    RESULTS,
+    Done,
+    Numbers,
+    compare,
+    read_results,
+    spelt,
+    write_results,
+)
 from experiments.config import to_dict
 from experiments.run import Reporter, write_config
-from jaxvision.files import write_text
 
-RESULTS = "results.json"
-"""Written last in a run's folder: with it, the run is complete."""
-NEEDED = ("val_accuracy", "val_macro_f1", "parameters", "images")
-"""What a comparison takes from it."""
 LONGEST = 100
 """Characters of a folder's name, the seed aside."""
-
-Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
     cells, taken = [], set()
     for combination in itertools.product(*values.values()):
         chosen = dict(zip(axes, combination, strict=True))
-        words = {axis: _text(chosen[axis]) for axis in varied or axes}
+        words = {axis: spelt(chosen[axis]) for axis in varied or axes}
         variant = "-".join(words.values())
         folder = _unlike(_safe(variant), taken)
         one = replace(config, **{axis: (value,) for axis, value in chosen.items()})
@@ -87,7 +86,10 @@ def run(
       The first cell's numbers; None where a signal stopped the run.
     """
     if len(cells) == 1:
-        return run_cell(cells[0].config, folder)
+        numbers = run_cell(cells[0].config, folder)
+        if numbers is not None:
+            write_results(folder / RESULTS, numbers)
+        return numbers
     found: list[Done] = []
     for index, cell in enumerate(cells, start=1):
         path = folder / cell.name
@@ -101,7 +103,7 @@ def run(
             numbers = run_cell(cell.config, path)
             if numbers is None:
                 return None
-            write_text(path / RESULTS, json.dumps(numbers, indent=2) + "\n")
+            write_results(path / RESULTS, numbers)
         seed = cell.config.seed
         found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
     compare(found, folder, notes=notes, report=report)
@@ -113,21 +115,10 @@ def _results(path: Path, *, report: Reporter) -> Numbers | None:
     if not path.is_file():
         return None
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
-        if all(math.isfinite(numbers[name]) for name in NEEDED):
-            return numbers
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # whatever it holds, it is not what was written
-    report.say(
-        f"WARNING: {path} is damaged: its run is completed anew",
-        style="bold yellow",
-    )
-    return None
-
-
-def _text(value: Any) -> str:
-    """A value as it is spelt on a command line."""
-    return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
+        return read_results(path)
+    except ValueError as error:
+        report.say(f"WARNING: {error}: its run is completed anew", style="bold yellow")
+        return None
 
 
 def _safe(variant: str) -> str:

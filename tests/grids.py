@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import compare, grid
+from experiments import comparison, grid
 from experiments.run import Reporter, write_rows
 from jaxvision.report import sweep
 from jaxvision.report.predictions import write_predictions
@@ -78,7 +78,9 @@ def quick(request, monkeypatch):
     """Without pictures, which take a second, but for tests of them."""
     if "drawn" in request.fixturenames:
         return
-    monkeypatch.setattr(compare, "comparison", lambda rows, path: path.write_text("."))
+    monkeypatch.setattr(
+        comparison, "comparison", lambda rows, path: path.write_text(".")
+    )
     monkeypatch.setattr(sweep, "svg", lambda figure, salt: f"<svg>{salt}</svg>")
 
 

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from experiments import grid
+from experiments.comparison import RESULTS
 from experiments.run import Reporter
 from tests.grids import Config, Page, cells_of, compared, fake
 from tests.grids import quick as quick
@@ -58,7 +59,7 @@ def test_interrupted_grid_goes_on_and_compares_only_what_is_complete(tmp_path):
     assert not list(tmp_path.glob("comparison.*"))
     first = grid.run(cells, tmp_path, run_cell, report=Reporter())
     assert calls == [cell.name for cell in cells]
-    assert first == json.loads((tmp_path / "small-none" / grid.RESULTS).read_text())
+    assert first == json.loads((tmp_path / "small-none" / RESULTS).read_text())
     written = {path.name for path in tmp_path.glob("comparison.*")}
     assert written == {"comparison.html", "comparison.csv", "comparison.png"}
 
@@ -70,7 +71,7 @@ def test_damaged_results_are_said_in_one_line_and_made_anew(tmp_path, capsys, te
     cells = cells_of(freeze=("none",))
     run_cell, calls = fake()
     grid.run(cells, tmp_path, run_cell, report=Reporter())
-    path = tmp_path / "large" / grid.RESULTS
+    path = tmp_path / "large" / RESULTS
     before = path.read_text()
     path.write_text(text)
     grid.run(cells, tmp_path, run_cell, report=Reporter())
