@@ -68,17 +68,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         "freeze": ["backbone"],
     },
     "best": {
-        "epochs": 10,
-        "head_epochs": 20,
-        "optim": {
-            "lr": 0.01,
-            "nesterov": True,
-            "first_layer_lr": 0.1,
-            "warmup_epochs": 0.5,
-        },
-        "augment": ["resized_crop"],
-        "label_smoothing": 0.1,
-        "ema": 0.99,
+        "epochs": 7,
+        "image_size": 288,
+        "optim": {"lr": 1e-3, "warmup_epochs": 0.5},
+        "augment": ["flips"],
+        "ema": 0.98,
         "tta": "mirror",
     },
 }
