@@ -89,7 +89,8 @@ class Config:
 
     recipe: str | None = None
     """Values that replace the defaults below: original (SGD and steps, as in PyTorch's
-    tutorial), fast (the last layer alone, on inputs computed once) or best."""
+    tutorial), fast (the last layer alone, on inputs computed once) or best (larger
+    images, averaged weights, mirrored answers, and more time)."""
     backbone: tuple[str, ...] = ("wide_resnet50_2",)
     """torchvision's names, such as resnet18, or aliases, such as wrn50_2; all: one or
     two of each family."""
@@ -109,7 +110,7 @@ class Config:
     """Parts of a batch that are computed one after the other, for less memory."""
     image_size: int | None = None
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
-    optim: Optim = field(default_factory=Optim)
+    optim: Optim = field(default_factory=lambda: Optim(lr=0.003))
     """The optimiser and its schedule."""
     augment: tuple[Literal["none", "flips", "full", "resized_crop"], ...] = ("full",)
     """flips: random crop and horizontal flip; full: and rotation by up to 15 degrees,

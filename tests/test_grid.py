@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import grid
-from experiments.comparison import RESULTS
+from experiments.comparison import RESULTS, read_results
 from experiments.run import Reporter
 from tests.grids import Config, Page, cells_of, compared, fake
 from tests.grids import quick as quick
@@ -62,6 +62,16 @@ def test_interrupted_grid_goes_on_and_compares_only_what_is_complete(tmp_path):
     assert first == json.loads((tmp_path / "small-none" / RESULTS).read_text())
     written = {path.name for path in tmp_path.glob("comparison.*")}
     assert written == {"comparison.html", "comparison.csv", "comparison.png"}
+
+
+def test_single_run_has_the_folder_to_itself(tmp_path):
+    cells = cells_of(net=("small",), freeze=("none",))
+    run_cell, _ = fake()
+    assert grid.run(cells, tmp_path, lambda *_: None, report=Reporter()) is None
+    assert not (tmp_path / RESULTS).exists()
+    numbers = grid.run(cells, tmp_path, run_cell, report=Reporter())
+    assert read_results(tmp_path / RESULTS) == numbers
+    assert not list(tmp_path.glob("comparison.*"))
 
 
 @pytest.mark.parametrize(
