@@ -86,6 +86,7 @@ def test_run_learns_colours_and_leaves_every_file(finished):
         "model.safetensors",
         "predictions.csv",
         "report.html",
+        "results.json",
     }
     assert numbers["val_accuracy"] > 0.6  # chance is 0.33
     rows = metrics_of(folder)
