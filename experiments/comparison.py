@@ -80,7 +80,7 @@ def compare(
 
     Args:
       runs: those of one variant side by side.
-      folder: that of the grid, where each run has its folder.
+      folder: what the names of the runs start from, and where the comparison goes.
       notes: warnings that a reader must not miss.
     """
     lost: list[str] = []
