@@ -31,13 +31,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(PACKAGING) | $(BIN)/python
-	$(PIP) -e '.[cpu]'
+	$(PIP) -e '.[app,cpu]'
 	touch $@
 
 # torch comes first: torchvision's own requirement would pull a build for CUDA.
 $(VENV)/.test: $(PACKAGING) | $(BIN)/python
 	$(PIP) torch
-	$(PIP) -e '.[cpu,torch,test]'
+	$(PIP) -e '.[app,cpu,torch,test]'
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test

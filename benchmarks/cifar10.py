@@ -16,7 +16,7 @@ import tyro
 from benchmarks.pair import Task
 from benchmarks.program import Job, Options, Table, look_at_machine, measure, run
 from experiments import cifar10
-from experiments.config import parse
+from experiments.command.options import parse
 
 RECIPES = {
     # net: preset, batches an epoch here, and the largest ratio

@@ -5,8 +5,10 @@ import numpy as np
 
 from benchmarks.worker import Case
 from experiments import cifar10
-from experiments.config import parse
-from experiments.run import Reporter
+from experiments.command.console import Console
+from experiments.command.options import parse
+from experiments.training.classifier import make_classifier
+from experiments.training.recipe import ClassifierRecipe
 from jaxvision import ops
 from jaxvision.data import Dataset, Split
 
@@ -24,8 +26,11 @@ def epoch(*, preset: str, images: int) -> Case:
     )
     classes = tuple(map(str, range(10)))
     dataset = Dataset(name="noise", classes=classes, train=split, val=split)
-    training = cifar10.make(config, dataset, Reporter())
-    plan, state = training.plan, training.start(cifar10.build(config, dataset))
+    (name,) = config.model
+    start = cifar10.build(name, dataset, dropout=config.dropout, seed=0)
+    recipe = ClassifierRecipe.of(config)
+    training = make_classifier(dataset, start, recipe, console=Console()).training
+    plan, state = training.plan, training.start(start.model)
     sums = plan.no_sums()
 
     def run(calls):

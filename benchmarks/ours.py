@@ -55,9 +55,7 @@ def train_step(*, net: str, batch: int, size: int, dtype: str, loop: bool) -> Ca
     )
     if loop:
         mesh = parallel.make_mesh()
-        epoch = train.make_epoch(
-            step, lambda key, images: images, batch_size=batch, mesh=mesh
-        )
+        epoch = train.make_epoch(step, [], batch_size=batch, mesh=mesh)
         order = jnp.arange(BATCHES * batch)
         # Where training has them: else the second call would compile once more.
         state, sums, data, order, key = jax.device_put(

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+try:
+    import tyro
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
+    from tyro.conf import OmitArgPrefixes, Positional, subcommand
+except ModuleNotFoundError as error:
+    cure = "pip install 'jaxvision[app]' (in a checkout: -e '.[app]')"
+    print(f"error: {error.name} not installed: {cure}", file=sys.stderr)
+    sys.exit(2)
 from safetensors.numpy import save_file
-from tyro.conf import OmitArgPrefixes, Positional, subcommand
 
 from converters import download, verify, weights
 from converters.bundle import load_bundle

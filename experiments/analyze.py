@@ -3,28 +3,27 @@
 python -m experiments.analyze RUN
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import yaml
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from converters.bundle import Bundle
-from experiments.backbones import RANDOM
-from experiments.config import UsageError, run_cli
-from experiments.predict import explainer, open_model
-from experiments.run import Reporter, read_metrics, skipped_notes
-from jaxvision import metrics
-from jaxvision.data import Dataset, Split, open_dataset
-from jaxvision.report.analysis_page import Line, first_look
-from jaxvision.report.findings import gather
-from jaxvision.report.history import History
-from jaxvision.report.page import write_report
-from jaxvision.report.predictions import Predictions, read_predictions
+from experiments.command.console import Console
+from experiments.command.options import UsageError, run_cli
+from experiments.inference.classifier import open_model
+from experiments.pages.page import About
+from experiments.pages.predictions import read_predictions
+from experiments.runs.classifier_outputs import numbers, write_page
+from experiments.runs.folder import Run, open_run, read_metrics, skipped_notes
+from experiments.training.backbones import RANDOM
+from experiments.training.classifier import open_data
+from jaxvision.data import Dataset, Split
+from jaxvision.evaluation import Evaluation
 
 MODULE = "experiments.analyze"
 
@@ -43,98 +42,27 @@ def main(config: Config) -> dict[str, float]:
     Raises:
       UsageError: the folder is no finished classification run, or its images are gone.
     """
-    report = Reporter()
-    folder = config.run
-    values, history, predictions = read_run(folder)
-    bundle = open_model(folder)
-    dataset = _open(folder, values, bundle, report)
-    train, val = match(folder, predictions, dataset)
+    console = Console()
+    run, history, evaluation = read_run(config.run)
+    bundle = open_model(run.path)
+    dataset = _open(run, bundle, console=console)
+    train, images = match(run.path, evaluation, dataset)
     notes = []
-    if values.get("weights") == "random" and values["data"] == "demo":
+    if run.config.get("weights") == "random" and run.config["data"] == "demo":
         notes.append(f"The weights are random. {RANDOM}")
     notes += skipped_notes(dataset.skipped, "unreadable files")
-    page, lines = full_report(
-        folder,
-        title=f"{bundle.name} on {dataset.name}",
-        summary=_summary(values, bundle, train),
-        history=history,
-        train=train,
-        val=val,
-        classes=predictions.classes,
-        probabilities=predictions.probabilities,
-        bundle=bundle,
-        notes=notes,
-    )
+    title = f"{bundle.name} on {dataset.name}"
+    summary = _summary(run.config, bundle, train)
+    about = About(title, summary, run.config, history, notes)
+    page, lines = write_page(run.path, about, train, images, evaluation, bundle)
     for line in lines:
-        report.say(line["text"])
-    report.say(f"see {page}")
-    matrix = metrics.confusion_matrix(
-        val.labels, predictions.predictions, len(predictions.classes)
-    )
-    return {
-        "val_accuracy": metrics.accuracy(matrix),
-        "val_macro_f1": metrics.macro_f1(matrix),
-    }
+        console.say(line)
+    console.say(f"see {page}")
+    return numbers(evaluation)
 
 
-def full_report(
-    folder: Path,
-    *,
-    title: str,
-    summary: Mapping[str, str],
-    history: History,
-    train: Split,
-    val: Split,
-    classes: Sequence[str],
-    probabilities: np.ndarray,
-    bundle: Bundle,
-    notes: Sequence[str],
-) -> tuple[Path, list[Line]]:
-    """Writes `folder/report.html` with everything that the analysis finds.
-
-    Args:
-      folder: the run's, with its `config.yaml`.
-      title, summary, history, notes: as `write_report` takes them.
-      train: squares of the photos' whole short side, of any size.
-      val: evaluation crops.
-      classes: the class names.
-      probabilities: `(n, classes)` of the images in `val`.
-      bundle: the model that gave them, to explain its mistakes.
-
-    Returns:
-      The page's path, and the sentences at its top.
-    """
-    table = np.asarray(probabilities)
-    matrix = metrics.confusion_matrix(val.labels, table.argmax(axis=1), len(classes))
-    wrong = bool(matrix.sum() - np.trace(matrix))
-    findings = gather(
-        train,
-        val,
-        table,
-        classes,
-        history,
-        share=bundle.preprocessing.crop / bundle.preprocessing.resize,
-        explain=explainer(bundle) if wrong else None,
-    )
-    page = write_report(
-        folder,
-        title=title,
-        summary=summary,
-        config=yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")),
-        history=history,
-        classes=classes,
-        matrix=matrix,
-        pairs=metrics.confused_pairs(matrix, classes, top=8),
-        findings=findings,
-        notes=notes,
-    )
-    return page, first_look(findings, history, classes)
-
-
-def read_run(
-    folder: Path,
-) -> tuple[dict[str, Any], list[dict[str, float]], Predictions]:
-    """The options, the rows of `metrics.csv` and the predictions of a run.
+def read_run(folder: Path) -> tuple[Run, list[dict[str, float]], Evaluation]:
+    """A run, the rows of its `metrics.csv`, and its predictions.
 
     Raises:
       UsageError: a file is missing or damaged.
@@ -148,25 +76,25 @@ def read_run(
                 else "it is no classification run, or none that has ended"
             )
             raise UsageError(f"{folder}: there is no {name}; {hint}")
+    run = open_run(folder)
     try:
-        values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         rows = read_metrics(folder / "metrics.csv")
-        predictions = read_predictions(folder / "predictions.csv")
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        evaluation = read_predictions(folder / "predictions.csv")
+    except (ValueError, TypeError) as error:
         raise UsageError(
             f"{folder} is damaged: {' '.join(str(error).split())}"
         ) from error
-    if not isinstance(values, dict) or "data" not in values:
+    if "data" not in run.config:
         raise UsageError(f"{folder / 'config.yaml'} does not say which data it was")
-    if not predictions.paths:
+    if not len(evaluation):
         raise UsageError(f"{folder / 'predictions.csv'} holds no predictions")
-    return values, rows, predictions
+    return run, rows, evaluation
 
 
 def match(
-    folder: Path, predictions: Predictions, dataset: Dataset
-) -> tuple[Split, Split]:
-    """The images that the model was trained on, and those that it was judged by.
+    folder: Path, evaluation: Evaluation, dataset: Dataset
+) -> tuple[Split, np.ndarray]:
+    """What the model was trained on, and the images that it was judged by.
 
     What has a line in `predictions.csv` was judged, all the rest trained on.
 
@@ -178,48 +106,38 @@ def match(
         for split in (dataset.train, dataset.val)
         for index, path in enumerate(split.paths)
     }
-    gone = [path for path in predictions.paths if path not in places]
+    gone = [path for path in evaluation.paths if path not in places]
     if gone:
         raise UsageError(
-            f"{len(gone)} of the {len(predictions.paths)} images in "
+            f"{len(gone)} of the {len(evaluation)} images in "
             f"{folder / 'predictions.csv'} are no longer in the data, such as "
             f"{gone[0]}: put them back, or train anew"
         )
-    judged = [places[path] for path in predictions.paths]
-    val = Split(
-        images=np.stack([split.images[index] for split, index in judged]),
-        labels=predictions.labels,
-        paths=predictions.paths,
-    )
+    judged = [places[path] for path in evaluation.paths]
+    images = np.stack([split.images[index] for split, index in judged])
     used = {index for split, index in judged if split is dataset.train}
     if not used:
-        return dataset.train, val
+        return dataset.train, images
     rest = np.array([i for i in range(len(dataset.train)) if i not in used], int)
     train = Split(
         images=dataset.train.images[rest],
         labels=dataset.train.labels[rest],
         paths=tuple(dataset.train.paths[i] for i in rest),
     )
-    return train, val
+    return train, images
 
 
-def _open(
-    folder: Path, values: dict[str, Any], bundle: Bundle, report: Reporter
-) -> Dataset:
-    try:
-        with report.counting("reading images") as progress:
-            return open_dataset(
-                str(values["data"]),
-                train_size=bundle.preprocessing.resize,
-                eval_resize=bundle.preprocessing.resize,
-                eval_crop=bundle.preprocessing.crop,
-                progress=progress,
-            )
-    except ValueError as error:
-        raise UsageError(f"{folder / 'config.yaml'}: {error}") from error
+def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
+    return open_data(
+        str(run.config["data"]),
+        bundle.preprocessing,
+        train_size=bundle.preprocessing.resize,
+        console=console,
+        where=str(run.path / "config.yaml"),
+    )
 
 
-def _summary(values: dict[str, Any], bundle: Bundle, train: Split) -> dict[str, str]:
+def _summary(values: Mapping[str, Any], bundle: Bundle, train: Split) -> dict[str, str]:
     facts = {
         "Weights": values.get("weights"),
         "Training images": len(train),

@@ -4,34 +4,34 @@ python -m experiments.cifar10 --model cnn --data tfds:cifar10
 """
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments import grid
-from experiments.classification import (
-    Training,
-    check_limits,
-    check_resumed,
-    compute_type,
-    count_parameters,
-    dry_run,
-    make_training,
+from experiments.command import limits
+from experiments.command.console import Console
+from experiments.command.limits import at_least, limited
+from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
+from experiments.command.signals import interrupted, stop_on_signals
+from experiments.pages.page import About
+from experiments.runs import grid
+from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.classifier import (
+    ClassifierTraining,
+    make_classifier,
     open_data,
     run,
 )
-from experiments.config import UsageError, run_cli, to_dict
-from experiments.run import (
-    Reporter,
-    interrupted,
-    new_folder,
-    stop_on_signals,
-    write_config,
+from experiments.training.recipe import ClassifierRecipe, Pipeline
+from experiments.training.training import (
+    Start,
+    compute_type,
+    count_parameters,
+    dry_run,
 )
 from jaxvision import models
 from jaxvision.data import Dataset
@@ -81,36 +81,33 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """Trains small nets on CIFAR-10; several models or repeats are compared."""
+class Subject:
+    """What is trained, and on what; these options come first."""
 
     preset: str | None = None
     """A recipe whose values replace the defaults below: original_fcn, original_cnn,
     best_fcn, best_cnn or speed."""
-    model: tuple[str, ...] = ("cnn",)
+    model: tuple[str, ...] = limited(("cnn",), limits.given)
     """Models to train and compare, or all."""
     data: str = "tfds:cifar10"
     """tfds:cifar10; or a .npz file with x_train, y_train, x_test, y_test; or a folder
     of images, which are brought to 32 pixels."""
-    epochs: int = 20
+    dropout: float | None = limited(None, limits.share)
+    """Rate of the dropout layers; by default the model's own."""
+
+
+@dataclass(frozen=True)
+class Config(ClassifierRecipe, Subject):
+    """Trains small nets on CIFAR-10; several models or repeats are compared."""
+
+    epochs: int = limited(20, at_least(1))
     """Passes over the training images."""
-    batch_size: int = 128
+    batch_size: int = limited(128, at_least(1))
     """Images a step, over all devices."""
     optim: Optim = field(default_factory=lambda: Optim(lr=0.05, weight_decay=5e-4))
     """The optimiser and its schedule."""
-    augment: Literal["none", "flips", "crop_flip", "cutout", "full"] = "crop_flip"
-    """crop_flip: moved by up to 4 pixels, flipped; cutout: and a square grayed out."""
-    dropout: float | None = None
-    """Rate of the dropout layers; by default the model's own."""
-    label_smoothing: float = 0.0
-    """Share of each target that is spread over all classes."""
-    ema: float = 0.0
-    """Decay of the weights' moving average, which is evaluated and kept; 0: none."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; auto is bfloat16 on GPU and TPU, float32 on CPU."""
-    seed: int = 0
-    """Seed of the weights, the order and the augmentation."""
-    repeats: int = 1
+    augment: Pipeline = "crop_flip"
+    repeats: int = limited(1, at_least(1))
     """Runs of each model, with the seeds from --seed on, by one compiled program."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/cifar10/N."""
@@ -120,22 +117,6 @@ class Config:
     """A YAML file of options; the command line wins over it."""
     dry_run: bool = False
     """Open the data, build each model, take one step, write nothing."""
-
-    def __post_init__(self):
-        """Raises ValueError, with the option's name, for a value without a meaning."""
-        check_limits(
-            self,
-            {
-                "model": len(self.model) > 0,
-                "epochs": self.epochs >= 1,
-                "batch_size": self.batch_size >= 1,
-                "dropout": self.dropout is None or 0 <= self.dropout < 1,
-                "label_smoothing": 0 <= self.label_smoothing < 1,
-                "ema": 0 <= self.ema < 1,
-                "seed": 0 <= self.seed < 2**32,
-                "repeats": self.repeats >= 1,
-            },
-        )
 
 
 def main(config: Config) -> dict[str, float]:
@@ -148,104 +129,87 @@ def main(config: Config) -> dict[str, float]:
       RunError: the loss is no longer finite.
       SystemExit: a signal stopped the run, which is saved.
     """
-    report = Reporter()
+    console = Console()
     config = replace(
         config, model=_models(config.model), dtype=compute_type(config.dtype)
     )
     if config.resume is not None:
         check_resumed(config, config.resume)
-    dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, report=report)
-    report.say(
+    dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)
+    console.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"
     )
     # One step tells as much of a model by one seed as by all.
-    asked = replace(config, repeats=1) if config.dry_run else config
-    cells = grid.expand(asked, axes=("model",))
+    cells = grid.expand(
+        replace(config, repeats=1) if config.dry_run else config, axes=("model",)
+    )
+
     # One program serves all seeds of a model; then it makes room for the next.
-    trainings = lru_cache(maxsize=1)(partial(make, dataset=dataset, report=report))
+    @lru_cache(maxsize=1)
+    def training_of(name: str) -> ClassifierTraining:
+        start = build(name, dataset, dropout=config.dropout, seed=0)
+        recipe = replace(ClassifierRecipe.of(config), seed=0)
+        return make_classifier(dataset, start, recipe, console=console, keep="epoch")
+
     if config.dry_run:
         for cell in cells:
-            model = build(cell.config, dataset)
-            numbers = dry_run(trainings(_shared(cell.config)), model, report)
+            start = _start(cell, dataset)
+            training = training_of(start.name).training
+            numbers = dry_run(training, start.model, console)
         return numbers
 
-    def run_cell(config, folder):
-        model = build(config, dataset)
-        training = trainings(_shared(config))
-        key = jax.device_put(jax.random.key(config.seed), training.plan.key.sharding)
-        training = training._replace(plan=replace(training.plan, key=key))
-        (name,) = config.model
+    def run_cell(cell: grid.Cell, into: Run) -> grid.Numbers | None:
+        start = _start(cell, dataset)
+        classifier = training_of(start.name).seeded(cell.config.seed)
+        summary = {
+            "Training images": str(len(dataset.train)),
+            "Epochs": str(config.epochs),
+            "Parameters": f"{count_parameters(start.model):,}",
+            "Seed": str(cell.config.seed),
+        }
+        title = f"{start.name} on {dataset.name}"
         return run(
-            training,
-            model,
-            folder,
+            classifier,
+            start,
+            into,
             dataset=dataset,
-            title=f"{name} on {dataset.name}",
-            summary={
-                "Training images": str(len(dataset.train)),
-                "Epochs": str(config.epochs),
-                "Parameters": f"{count_parameters(model):,}",
-                "Seed": str(config.seed),
-            },
-            notes=[],
-            report=report,
+            about=About(title, summary, into.config),
+            console=console,
             stop=stop,
         )
 
-    folder = config.resume
-    if folder is None:
-        folder = new_folder(config.output, "cifar10")
-        write_config(folder, to_dict(replace(config, config=None)))
-        report.say(f"run folder: {folder}")
+    if config.resume is None:
+        into = new_run(config.output, "cifar10", to_dict(replace(config, config=None)))
+        console.say(f"run folder: {into.path}")
+    else:
+        into = open_run(config.resume)
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, folder, run_cell, report=report)
+        numbers = grid.run(cells, into, run_cell, console=console)
     if numbers is None:
-        interrupted(folder, MODULE, stop)
+        interrupted(into.path, MODULE, stop)
     return numbers
 
 
-def build(config: Config, dataset: Dataset) -> nnx.Module:
-    """The model of a configuration that names one, with the weights it starts from."""
-    (name,) = config.model
-    rngs = nnx.Rngs(config.seed)
+def build(name: str, dataset: Dataset, *, dropout: float | None, seed: int) -> Start:
+    """A model for `dataset`, with the weights it starts from."""
+    rngs = nnx.Rngs(seed)
     model = models.create(name, num_classes=len(dataset.classes), rngs=rngs)
     for _, module in modules(model):
-        if isinstance(module, nnx.Dropout) and config.dropout is not None:
-            module.rate = config.dropout
-    if isinstance(model, cifar.FastCNN):
-        images = to_float(jnp.asarray(dataset.train.images[:5000]))
-        images = normalize(images, mean=CIFAR10.mean, std=CIFAR10.std)
-        model.whiten.kernel[...] = jnp.asarray(cifar.whitening(np.asarray(images)))
-    return model
+        if isinstance(module, nnx.Dropout) and dropout is not None:
+            module.rate = dropout
+    if not isinstance(model, cifar.FastCNN):
+        return Start(name, model, CIFAR10)
+    images = to_float(jnp.asarray(dataset.train.images[:5000]))
+    images = normalize(images, mean=CIFAR10.mean, std=CIFAR10.std)
+    model.whiten.kernel[...] = jnp.asarray(cifar.whitening(np.asarray(images)))
+    return Start(name, model, CIFAR10, frozen=("whiten.kernel",))
 
 
-def make(config: Config, dataset: Dataset, report: Reporter) -> Training:
-    """What trains that model; it serves all seeds."""
-    (name,) = config.model
-    model = build(config, dataset)
-    return make_training(
-        dataset,
-        model,
-        name,
-        report=report,
-        preprocessing=CIFAR10,
-        augmentation=config.augment,
-        optimizer=config.optim,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        dtype=config.dtype,
-        seed=config.seed,
-        frozen=("whiten.kernel",) if isinstance(model, cifar.FastCNN) else (),
-        label_smoothing=config.label_smoothing,
-        ema=config.ema,
-        keep="epoch",
-    )
-
-
-def _shared(config: Config) -> Config:
-    """What all seeds have in common."""
-    return replace(config, seed=0)
+def _start(cell: grid.Cell, dataset: Dataset) -> Start:
+    config: Config = cell.config
+    name = cell.chosen["model"]
+    return build(name, dataset, dropout=config.dropout, seed=config.seed)
 
 
 def _models(names: tuple[str, ...]) -> tuple[str, ...]:

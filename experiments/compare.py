@@ -11,17 +11,17 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from experiments.comparison import (
+from experiments.command.console import Console
+from experiments.command.options import UsageError, run_cli
+from experiments.pages.standings import Standing
+from experiments.runs.comparison import (
     RESULTS,
     Done,
     compare,
-    read_options,
     read_results,
     spelt,
 )
-from experiments.config import UsageError, run_cli
-from experiments.run import Reporter, new_folder, write_config
-from jaxvision.report.standings import Standing
+from experiments.runs.folder import new_run, open_run
 
 MODULE = "experiments.compare"
 NO_VARIANT = ("seed", "repeats", "output", "resume", "config", "environment")
@@ -44,23 +44,23 @@ def main(config: Config) -> list[Standing]:
     Raises:
       UsageError: a folder holds no complete run, or two runs are the same.
     """
-    report = Reporter()
+    console = Console()
     notes: list[str] = []
     folders = _find_runs(config.runs, notes)
-    options = [_options(folder) for folder in folders]
+    options = [open_run(folder).config for folder in folders]
     runs = _name_runs(folders, options)
     shared = {
         name: value
         for name, value in options[0].items()
         if name not in NO_VARIANT and all(o.get(name) == value for o in options)
     }
-    folder = new_folder(config.output, "comparison")
-    write_config(folder, {"runs": [str(path) for path in folders], **shared})
+    options = {"runs": [str(path) for path in folders], **shared}
+    into = new_run(config.output, "comparison", options)
     return compare(
-        [run._replace(name=os.path.relpath(run.name, folder)) for run in runs],
-        folder,
+        [run._replace(name=os.path.relpath(run.name, into.path)) for run in runs],
+        into,
         notes=notes,
-        report=report,
+        console=console,
     )
 
 
@@ -88,13 +88,6 @@ def _find_runs(paths: Sequence[Path], notes: list[str]) -> list[Path]:
     if len(found) == 1:
         raise UsageError(f"{found[0]} is a single run: give others to compare it with")
     return found
-
-
-def _options(run: Path) -> dict[str, Any]:
-    values = read_options(run / "config.yaml")
-    if not values:
-        raise UsageError(f"{run / 'config.yaml'} is missing or damaged")
-    return values
 
 
 def _name_runs(

@@ -4,43 +4,37 @@ python -m experiments.predict RUN IMAGE_OR_FOLDER... --top 3 --csv FILE --explai
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
-from converters.bundle import Bundle, load_bundle
-from experiments.config import RunError, UsageError, run_cli
-from experiments.run import Reporter
-from jaxvision import gradcam, models
+from converters.bundle import Bundle
+from experiments.command.console import Console
+from experiments.command.limits import at_least, check_limits, limited
+from experiments.command.options import RunError, UsageError, run_cli
+from experiments.inference.classifier import (
+    BATCH,
+    Explain,
+    Predict,
+    explainer,
+    make_predict,
+    open_model,
+)
+from experiments.pages.photos import overlay
+from experiments.pages.predictions import write_predictions
 from jaxvision.data.decode import Sizes, decode_pair, open_photo
 from jaxvision.data.folder import EXTENSIONS
 from jaxvision.files import atomic_path
-from jaxvision.functional import functionalize, mirrored
-from jaxvision.preprocess import Preprocessing, normalize, to_float
-from jaxvision.report.findings import Explain
-from jaxvision.report.photos import overlay
-from jaxvision.report.predictions import write_predictions
 
 MODULE = "experiments.predict"
-MODEL = "model.safetensors"
-BATCH = 32
-"""Images a step; the last batch is filled up, so that one program serves all."""
 CHUNK = 8 * BATCH
 """Images that are decoded before the next step: what bounds the memory."""
-SMALLEST = 224
-"""Pixels a side of an explanation; smaller crops are enlarged."""
-
-Predict = Callable[[np.ndarray], np.ndarray]
-"""`predict(images) -> probabilities`: uint8 crops to float64 `(n, classes)`."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class Config:
         Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER...")
     ] = ()
     """Image files, and folders whose images are taken, those below them too."""
-    top: int = 3
+    top: int = limited(3, at_least(1))
     """How many classes to name for each image."""
     csv: Path | None = None
     """A table to write: path, prediction, confidence, one probability a class."""
@@ -64,8 +58,7 @@ class Config:
 
     def __post_init__(self):
         """Raises ValueError, with the option's name, for a value without a meaning."""
-        if self.top < 1:
-            raise ValueError(f"--top cannot be {self.top}")
+        check_limits(self)
 
 
 class Predicted(NamedTuple):
@@ -83,7 +76,7 @@ def main(config: Config) -> dict[str, int]:
       UsageError: there is no such model, or there are no images.
       RunError: some files could not be read; all others are predicted.
     """
-    report = Reporter()
+    console = Console()
     bundle = open_model(config.run)
     paths = find_images(config.images)
     predict = make_predict(bundle)
@@ -97,7 +90,7 @@ def main(config: Config) -> dict[str, int]:
     done, rows, taken = [], [], set()
     for part in _predicted(paths, bundle, predict, unreadable):
         for path, row in zip(part.paths, part.probabilities, strict=True):
-            report.say(f"{path}: {_line(row, bundle.classes, config.top)}")
+            console.say(f"{path}: {_line(row, bundle.classes, config.top)}")
         if explain is not None:
             _write_explanations(part, explain, bundle.classes, config.output, taken)
         done += part.paths
@@ -105,45 +98,18 @@ def main(config: Config) -> dict[str, int]:
     if config.csv is not None:
         table = np.concatenate([np.zeros((0, len(bundle.classes))), *rows])
         names = [str(path) for path in done]
-        write_predictions(config.csv, names, None, table, bundle.classes)
-        report.say(f"table: {config.csv}")
+        write_predictions(config.csv, names, table, bundle.classes)
+        console.say(f"table: {config.csv}")
     if explain is not None and done:
-        report.say(f"explanations: {config.output}")
+        console.say(f"explanations: {config.output}")
     if unreadable:
         for line in unreadable:
-            report.say(f"not read: {line}", style="bold yellow")
+            console.say(f"not read: {line}", style="bold yellow")
         raise RunError(
             f"{len(unreadable)} of {len(paths)} images could not be read, such as "
             f"{unreadable[0]}"
         )
     return {"predicted": len(done), "unreadable": len(unreadable)}
-
-
-def open_model(run: Path) -> Bundle:
-    """The classifier of a run's folder, or of a `model.safetensors`.
-
-    Raises:
-      UsageError: there is none.
-    """
-    path = run / MODEL if run.is_dir() else run
-    if not path.is_file():
-        if not run.exists():
-            raise UsageError(f"{run}: no such run, nor a model.safetensors")
-        inner = sorted(run.glob(f"*/{MODEL}"))
-        hint = (
-            f"it holds several runs, give one, such as {inner[0].parent}"
-            if inner
-            else "it is no run, or none that ended an epoch"
-        )
-        raise UsageError(f"{run}: there is no {MODEL}; {hint}")
-    try:
-        bundle = load_bundle(path)
-        has_classes = bool(models.variant(bundle.name).head)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if not has_classes:
-        raise UsageError(f"{path}: {bundle.name} enlarges images, and names no classes")
-    return bundle
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:
@@ -171,96 +137,6 @@ def find_images(given: Sequence[Path]) -> list[Path]:
     if not found:
         raise UsageError("name the images, or folders of images, after the run")
     return found
-
-
-def make_predict(bundle: Bundle) -> Predict:
-    """What the model says of images that are cropped already."""
-    apply, params, stats = functionalize(bundle.model, dtype=_dtype())
-    if bundle.preprocessing.mirror:
-        apply = mirrored(apply)
-
-    @jax.jit
-    def forward(params, stats, images):
-        return apply(params, stats, _prepared(images, bundle.preprocessing))[0]
-
-    def predict(images: np.ndarray) -> np.ndarray:
-        logits = [
-            np.asarray(forward(params, stats, batch), np.float64)[:count]
-            for batch, count in _batches(images)
-        ]
-        return softmax(np.concatenate([np.zeros((0, len(bundle.classes))), *logits]))
-
-    return predict
-
-
-def explainer(bundle: Bundle) -> Explain | None:
-    """Grad-CAM of the model; None where it has no convolutions.
-
-    The map is that of the last layer that still has several pixels a side.
-    """
-    heat = _compiled_heat(bundle.name, len(bundle.classes), bundle.preprocessing)
-    if heat is None:
-        return None
-    _, params, stats = functionalize(bundle.model)
-    side = max(bundle.preprocessing.crop, SMALLEST)
-
-    def explain(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(images), side, side), np.float32)
-        start = 0
-        for batch, count in _batches(images):
-            asked = np.zeros(len(batch), np.int32)
-            asked[:count] = labels[start : start + count]
-            found[start : start + count] = heat(params, stats, batch, asked)[:count]
-            start += count
-        return found
-
-    return explain
-
-
-@lru_cache(maxsize=4)
-def _compiled_heat(
-    name: str, num_classes: int, preprocessing: Preprocessing
-) -> Callable[..., jax.Array] | None:
-    """`heat(params, stats, images, labels)`; all models of a kind share one program."""
-    size = preprocessing.crop
-    try:
-        layer = gradcam.choose_layer(name, size=size)
-    except ValueError:
-        return None
-    model = models.abstract(name, num_classes=num_classes)
-    apply, _, _ = functionalize(gradcam.probe(model, layer=layer), dtype=_dtype())
-
-    @jax.jit
-    def heat(params, stats, images, labels):
-        prepared = _prepared(images, preprocessing)
-        maps, _ = gradcam.grad_cam(apply, params, stats, prepared, labels)
-        return gradcam.heat(maps, size=max(size, SMALLEST))
-
-    return heat
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64, of `(n, classes)` logits."""
-    scores = np.asarray(logits, np.float64)
-    shares = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
-def _dtype():
-    """As the runs compute: in half precision where that is what is fast."""
-    return None if jax.default_backend() == "cpu" else jnp.bfloat16
-
-
-def _prepared(images, preprocessing: Preprocessing):
-    return normalize(to_float(images), mean=preprocessing.mean, std=preprocessing.std)
-
-
-def _batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Batches of one size, the last filled up, and how many of each count."""
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        missing = BATCH - len(batch)
-        yield np.pad(batch, ((0, missing), *[(0, 0)] * 3)), len(batch)
 
 
 def _predicted(

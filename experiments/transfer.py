@@ -3,39 +3,36 @@
 python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from experiments import grid
-from experiments.backbones import build, choose_weights, common_weights
-from experiments.classification import (
-    Training,
-    check_limits,
-    check_resumed,
-    compute_type,
-    dry_run,
-    fit_head,
+from experiments.command import limits
+from experiments.command.console import Console
+from experiments.command.limits import at_least, limited
+from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
+from experiments.command.signals import interrupted, stop_on_signals
+from experiments.pages.page import About
+from experiments.runs import grid
+from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.backbones import (
+    build,
+    choose_weights,
+    common_weights,
+    scaled,
+)
+from experiments.training.classifier import (
+    ClassifierTraining,
+    make_classifier,
     open_data,
     run,
 )
-from experiments.config import UsageError, run_cli, to_dict
-from experiments.find_lr import find_lr, ramp
-from experiments.run import (
-    Reporter,
-    interrupted,
-    new_folder,
-    stop_on_signals,
-    write_config,
-)
-from experiments.transfer_training import (
-    HEAD_PHASE,
-    Prepared,
-    frozen_prefixes,
-    make,
-    scaled,
-)
+from experiments.training.find_lr import find_lr, ramp
+from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
+from experiments.training.recipe import ClassifierRecipe, Pipeline
+from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
 from jaxvision.data import Dataset
 from jaxvision.optim import Optim
@@ -44,16 +41,6 @@ from jaxvision.preprocess import Preprocessing
 MODULE = "experiments.transfer"
 AXES = ("backbone", "augment", "class_weights", "freeze")
 """Options that take several values."""
-MISSION = (
-    "vgg16",
-    "resnet18",
-    "densenet161",
-    "googlenet",
-    "mobilenet_v2",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-)
-"""What `--backbone all` means: one or two of each family."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "original": {
@@ -80,18 +67,14 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Config:
-    """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
-
-    Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,
-    make one run each, and a page that compares them.
-    """
+class Subject:
+    """What is trained, and on what; these options come first."""
 
     recipe: str | None = None
     """Values that replace the defaults below: original (SGD and steps, as in PyTorch's
     tutorial), fast (the last layer alone, on inputs computed once) or best (larger
     images, averaged weights, mirrored answers, and more time)."""
-    backbone: tuple[str, ...] = ("wide_resnet50_2",)
+    backbone: tuple[str, ...] = limited(("wide_resnet50_2",), limits.given)
     """torchvision's names, such as resnet18, or aliases, such as wrn50_2; all: one or
     two of each family."""
     data: str = "demo"
@@ -100,47 +83,30 @@ class Config:
     weights: str = "auto"
     """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
     with the demo photos and no network it is random, with a warning."""
-    epochs: int | None = None
-    """Passes over the training photos. By default 10, with the demo photos 4."""
-    head_epochs: int = 0
-    """Passes before them in which the last layer alone is trained."""
-    batch_size: int = 32
-    """Photos a step, over all devices."""
-    accumulate: int = 1
-    """Parts of a batch that are computed one after the other, for less memory."""
-    image_size: int | None = None
+    image_size: int | None = limited(None, at_least(16))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
+    head_epochs: int = limited(0, at_least(0))
+    """Passes before all others in which the last layer alone is trained."""
+
+
+@dataclass(frozen=True)
+class Config(ClassifierRecipe, Subject):
+    """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
+
+    Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,
+    make one run each, and a page that compares them.
+    """
+
+    epochs: int | None = limited(None, at_least(1))
+    """Passes over the training photos. By default 10, with the demo photos 4."""
     optim: Optim = field(default_factory=lambda: Optim(lr=0.003))
     """The optimiser and its schedule."""
-    augment: tuple[Literal["none", "flips", "full", "resized_crop"], ...] = ("full",)
-    """flips: random crop and horizontal flip; full: and rotation by up to 15 degrees,
-    brightness, contrast and saturation by up to 20 %; resized_crop: a random part of 35
-    to 100 % of the photo, horizontal flip, those colours."""
-    mix: Literal["none", "mixup", "cutmix"] = "none"
-    """mixup: each photo blended with another; cutmix: with a box of another in it; and
-    their targets likewise."""
-    mix_alpha: float = 1.0
-    """How far mix goes: near 0 most photos stay as they are, at 1 all shares are as
-    likely."""
-    class_weights: tuple[Literal["none", "balanced"], ...] = ("none",)
-    """balanced: each class weighs the same in the loss, however few its photos."""
-    label_smoothing: float = 0.0
-    """Share of each target that is spread over all classes."""
-    freeze: tuple[str, ...] = ("none",)
-    """none; backbone: all but the last layer; or prefixes with commas between, such as
-    layer1,layer2. Frozen BatchNorm keeps its statistics."""
-    ema: float = 0.0
-    """Decay of the weights' moving average, which is evaluated and kept; 0: none."""
-    patience: int = 0
-    """Epochs without a better one before the training ends early; 0: it never does."""
-    tta: Literal["none", "mirror"] = "none"
-    """mirror: an answer is the mean over the photo and its mirror image, here and in
-    experiments.predict."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; auto is bfloat16 on GPU and TPU, float32 on CPU."""
-    seed: int = 0
-    """Seed of the last layer, the order and the augmentation."""
-    repeats: int = 1
+    augment: tuple[Pipeline, ...] = limited(("full",), limits.given)
+    class_weights: tuple[Literal["none", "balanced"], ...] = limited(
+        ("none",), limits.given
+    )
+    freeze: tuple[str, ...] = limited(("none",), limits.given)
+    repeats: int = limited(1, at_least(1))
     """Runs of each, with the seeds from --seed on."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/transfer/N."""
@@ -153,25 +119,6 @@ class Config:
     dry_run: bool = False
     """Open the data, build the model, take one step, write nothing."""
 
-    def __post_init__(self):
-        """Raises ValueError, with the option's name, for a value without a meaning."""
-        limits = {
-            **{axis: len(getattr(self, axis)) > 0 for axis in AXES},
-            "epochs": self.epochs is None or self.epochs >= 1,
-            "head_epochs": self.head_epochs >= 0,
-            "batch_size": self.batch_size >= 1,
-            "accumulate": self.accumulate >= 1
-            and self.batch_size % self.accumulate == 0,
-            "image_size": self.image_size is None or self.image_size >= 16,
-            "mix_alpha": self.mix_alpha > 0,
-            "label_smoothing": 0 <= self.label_smoothing < 1,
-            "ema": 0 <= self.ema < 1,
-            "patience": self.patience >= 0,
-            "seed": 0 <= self.seed < 2**32,
-            "repeats": self.repeats >= 1,
-        }
-        check_limits(self, limits)
-
 
 def resolve(config: Config) -> Config:
     """The configuration with every default that depends on data or device spelled out.
@@ -181,7 +128,7 @@ def resolve(config: Config) -> Config:
     """
     demo = config.data == "demo"
     epochs, image_size = (4, 64) if demo else (10, 224)
-    names = MISSION if config.backbone == ("all",) else config.backbone
+    names = models.MISSION if config.backbone == ("all",) else config.backbone
     try:
         names = tuple(models.variant(name).name for name in names)
     except ValueError as error:
@@ -201,6 +148,62 @@ def resolve(config: Config) -> Config:
     )
 
 
+class Ready(NamedTuple):
+    """A run that can start: what is trained, on what, how, and by what."""
+
+    start: Start
+    dataset: Dataset
+    recipe: ClassifierRecipe
+    classifier: ClassifierTraining
+
+
+Open = Callable[[Preprocessing], Dataset]
+"""The photos for what a model expects of them."""
+
+
+def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
+    """All that a run needs before its first step.
+
+    Raises:
+      UsageError: the options or the data are wrong.
+      RunError: weights could not be had.
+    """
+    config: Config = cell.config
+    name = cell.chosen["backbone"]
+    recipe = ClassifierRecipe.of(config, **cell.chosen)
+    size = config.image_size or 224
+    weights = choose_weights(name, config.weights, console=console)
+    dataset = opened(scaled(weights.preprocessing, size))
+    classes = len(dataset.classes)
+    start = build(
+        name,
+        weights,
+        num_classes=classes,
+        size=size,
+        seed=recipe.seed,
+    )
+    console.say(
+        f"{name}: {start.source}; {dataset.name}: {len(dataset.train)} training and "
+        f"{len(dataset.val)} validation photos of {classes} classes"
+    )
+    classifier = make_classifier(
+        dataset,
+        start,
+        recipe,
+        console=console,
+        schedule=ramp if config.find_lr else None,
+    )
+    return Ready(start, dataset, recipe, classifier)
+
+
+def train_head(ready: Ready, epochs: int, *, console: Console) -> None:
+    """Trains the last layer alone for so many epochs, into the model of `ready`."""
+    start, dataset, recipe, _ = ready
+    phase = head_phase(recipe, epochs=epochs)
+    alone = make_classifier(dataset, start, phase, console=console)
+    fit_head(alone.training, start.model, console)
+
+
 def main(config: Config) -> dict[str, float]:
     """Trains, writes the run folder and returns the best epoch's validation numbers.
 
@@ -211,104 +214,77 @@ def main(config: Config) -> dict[str, float]:
       RunError: weights could not be had, or the loss is no longer finite.
       SystemExit: a signal stopped the run, which is saved.
     """
-    report = Reporter()
-    folder = config.resume
+    console = Console()
     config = resolve(config)
-    if folder is not None:
-        check_resumed(config, folder)
-    demo = config.data == "demo"
+    if config.resume is not None:
+        check_resumed(config, config.resume)
     # What auto came to: a resumed run must not look for it anew.
     which, warning = common_weights(
-        config.backbone, config.weights, is_demo=demo, report=report
+        config.backbone, config.weights, is_demo=config.data == "demo", console=console
     )
     notes = [warning] if warning else []
     config = replace(config, weights=which)
+    # One step, or one search, tells as much by one seed as by all.
+    brief = config.dry_run or config.find_lr
+    cells = grid.expand(replace(config, repeats=1) if brief else config, axes=AXES)
+    if config.find_lr and len(cells) > 1:
+        raise UsageError("--find-lr: give one backbone, and one of each other option")
+    for cell in cells:
+        frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
 
     @lru_cache(maxsize=1)
     def opened(preprocessing: Preprocessing) -> Dataset:
         # A little larger than the crop, so that random crops differ.
         larger = round(preprocessing.crop * 256 / 224)
-        return open_data(config.data, preprocessing, train_size=larger, report=report)
+        return open_data(config.data, preprocessing, train_size=larger, console=console)
 
-    @lru_cache(maxsize=1)
-    def prepare(cell: Config) -> Prepared:
-        (name,) = cell.backbone
-        start = choose_weights(name, cell.weights, report=report)
-        preprocessing = scaled(start.preprocessing, cell.image_size or 224)
-        dataset = opened(preprocessing)
-        classes = len(dataset.classes)
-        model, source = build(name, start, num_classes=classes, seed=cell.seed)
-        report.say(
-            f"{name}: {source}; {dataset.name}: {len(dataset.train)} training and "
-            f"{len(dataset.val)} validation photos of {classes} classes"
-        )
-        return Prepared(model, dataset, preprocessing, source)
-
-    # One step, or one search, tells as much by one seed as by all.
-    brief = config.dry_run or config.find_lr
-    asked = replace(config, repeats=1) if brief else config
-    cells = grid.expand(asked, axes=AXES)
-    if config.find_lr and len(cells) > 1:
-        raise UsageError("--find-lr: give one backbone, and one of each other option")
-    for cell in cells:
-        frozen_prefixes(cell.config)
-    # What is wrong with the first run is said before there is a folder.
-    trainings = lru_cache(maxsize=1)(
-        lambda cell: make(
-            cell,
-            *prepare(cell)[:3],
-            report=report,
-            schedule=ramp if config.find_lr else None,
-        )
-    )
-    if folder is None:
-        trainings(cells[0].config)
     if config.dry_run:
         for cell in cells:
-            model = prepare(cell.config).model
-            numbers = dry_run(trainings(cell.config), model, report)
+            ready = prepare(cell, opened, console=console)
+            numbers = dry_run(ready.classifier.training, ready.start.model, console)
         return numbers
-    if folder is None:
-        folder = new_folder(config.output, "transfer")
-        write_config(folder, to_dict(replace(config, config=None)))
-        report.say(f"run folder: {folder}")
+    # What is wrong with the first run is said before there is a folder.
+    waiting = []
+    if config.resume is None:
+        waiting.append(prepare(cells[0], opened, console=console))
+        into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
+        console.say(f"run folder: {into.path}")
+    else:
+        into = open_run(config.resume)
 
-    def start(cell: Config, folder: Path) -> tuple[Training, Prepared]:
-        training, prepared = trainings(cell), prepare(cell)
-        if cell.head_epochs and not checkpoint.steps(folder / "checkpoints"):
-            phase = replace(cell, epochs=cell.head_epochs, **HEAD_PHASE)
-            alone = make(phase, *prepared[:3], report=report)
-            fit_head(alone, prepared.model, report)
-        return training, prepared
+    def started(cell: grid.Cell, into: Run) -> Ready:
+        ready = waiting.pop() if waiting else prepare(cell, opened, console=console)
+        if config.head_epochs and not checkpoint.steps(into.path / "checkpoints"):
+            train_head(ready, config.head_epochs, console=console)
+        return ready
 
     if config.find_lr:
-        training, prepared = start(cells[0].config, folder)
-        return find_lr(training, prepared.model, folder, report=report)
+        start, _, _, classifier = started(cells[0], into)
+        return find_lr(classifier.training, start.model, into.path, console=console)
 
-    def run_cell(cell: Config, folder: Path) -> grid.Numbers | None:
-        training, (model, dataset, _, source) = start(cell, folder)
-        (name,) = cell.backbone
+    def run_cell(cell: grid.Cell, into: Run) -> grid.Numbers | None:
+        start, dataset, recipe, classifier = started(cell, into)
+        summary = {
+            "Weights": start.source,
+            "Training photos": str(len(dataset.train)),
+            "Epochs": str(recipe.epochs),
+            "Image size": f"{config.image_size} px",
+        }
+        title = f"{start.name} on {dataset.name}"
         return run(
-            training,
-            model,
-            folder,
+            classifier,
+            start,
+            into,
             dataset=dataset,
-            title=f"{name} on {dataset.name}",
-            summary={
-                "Weights": source,
-                "Training photos": str(len(dataset.train)),
-                "Epochs": str(cell.epochs),
-                "Image size": f"{cell.image_size} px",
-            },
-            notes=notes,
-            report=report,
+            about=About(title, summary, into.config, notes=notes),
+            console=console,
             stop=stop,
         )
 
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, folder, run_cell, report=report, notes=notes)
+        numbers = grid.run(cells, into, run_cell, console=console, notes=notes)
     if numbers is None:
-        interrupted(folder, MODULE, stop)
+        interrupted(into.path, MODULE, stop)
     return numbers
 
 

@@ -3,36 +3,24 @@
 python -m experiments.superres upscale RUN IMAGE... --output DIR
 """
 
-import math
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
-from converters.bundle import load_bundle
-from experiments.config import RunError, UsageError
-from experiments.run import Reporter
-from jaxvision.data.dataset import Progress
-from jaxvision.data.pairs import SCALE, enlarge
+from experiments.command.console import Console
+from experiments.command.options import RunError, UsageError, run_cli
+from experiments.inference.enlarger import enlarge_pixels, load_model, make_enlarger
+from jaxvision.data.pairs import SCALE
 from jaxvision.files import atomic_path
-from jaxvision.functional import functionalize, modules
-from jaxvision.models.srcnn import VARIANTS
-from jaxvision.preprocess import to_float
-from jaxvision.tiles import map_tiles
-from jaxvision.typing import Array
 
-BICUBIC_REACH = 3
-"""How many pixels of the enlarged image the interpolation reaches beyond its own."""
+MODULE = "experiments.upscale"
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG": (".jpg", {"quality": 95, "subsampling": 0}),
     "MPO": (".jpg", {"format": "JPEG", "quality": 95, "subsampling": 0}),
@@ -93,16 +81,6 @@ class Picture(NamedTuple):
     notes: tuple[str, ...]
 
 
-class Enlarger(NamedTuple):
-    """`fn(images)`, `(n, h, w, 3)` uint8 or in [0, 1] to twice the size in [0, 1].
-
-    `halo` is how many pixels away a pixel of the input still matters.
-    """
-
-    fn: Callable[[Any], Array]
-    halo: int
-
-
 def main(config: Config) -> list[Path]:
     """Writes the enlarged images and returns their paths.
 
@@ -110,7 +88,7 @@ def main(config: Config) -> list[Path]:
       UsageError: an option is wrong, or a file cannot be enlarged; nothing is written.
       RunError: a file turned out to be damaged; the others are written.
     """
-    report = Reporter()
+    console = Console()
     enlarger = make_enlarger(load_model(config.run))
     if config.tile <= 2 * enlarger.halo:
         raise UsageError(
@@ -130,7 +108,7 @@ def main(config: Config) -> list[Path]:
             failed.append(str(error))
             continue
         begun = time.perf_counter()
-        with report.progress(source.name) as show:
+        with console.progress(source.name) as show:
             pixels = enlarge_pixels(
                 enlarger,
                 picture.pixels,
@@ -140,7 +118,7 @@ def main(config: Config) -> list[Path]:
             show(f"writing {target.name}", 1, 1, "")  # seconds, of a large photo
             _write(picture, pixels, target)
         height, width = picture.pixels.shape[:2]
-        report.say(
+        console.say(
             f"{target}: {width} x {height} to {SCALE * width} x {SCALE * height} "
             f"pixels in {time.perf_counter() - begun:.1f} s"
             + "".join(f"; {note}" for note in picture.notes)
@@ -148,70 +126,6 @@ def main(config: Config) -> list[Path]:
     if failed:
         raise RunError("; ".join(failed))
     return list(targets.values())
-
-
-def load_model(path: Path) -> nnx.Module:
-    """The super-resolution model of a run's folder, or of its `model.safetensors`.
-
-    Raises:
-      UsageError: there is none.
-    """
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not path.exists():
-        raise UsageError(f"{path}: no such run")
-    if not file.is_file():
-        raise UsageError(
-            f"{path}: no model.safetensors, so it is no run whose first epoch has ended"
-        )
-    try:
-        bundle = load_bundle(file)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if bundle.name not in VARIANTS:
-        raise UsageError(f"{file} holds a {bundle.name}, which enlarges no images")
-    return bundle.model
-
-
-def make_enlarger(model: nnx.Module) -> Enlarger:
-    """The compiled function of a chain of convolutions over a bicubic enlargement."""
-    radius = sum(
-        (max(module.kernel_size) - 1) // 2
-        for _, module in modules(model)
-        if isinstance(module, nnx.Conv)
-    )
-    apply, params, stats = functionalize(model)
-
-    @jax.jit
-    def fn(params, stats, images):
-        return jnp.clip(apply(params, stats, enlarge(to_float(images)))[0], 0, 1)
-
-    return Enlarger(
-        lambda images: fn(params, stats, images),
-        math.ceil((radius + BICUBIC_REACH) / SCALE),
-    )
-
-
-def enlarge_pixels(
-    enlarger: Enlarger,
-    pixels: np.ndarray,
-    *,
-    tile: int,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """uint8 `(h, w, 3)` to uint8 of twice the size, with the memory of one tile."""
-    return map_tiles(
-        lambda part: to_levels(enlarger.fn(part)),
-        pixels,
-        tile=tile,
-        halo=enlarger.halo,
-        scale=SCALE,
-        progress=progress,
-    )
-
-
-def to_levels(images: Array | np.ndarray) -> np.ndarray:
-    """Images in [0, 1] as uint8."""
-    return np.round(np.asarray(images) * np.float32(255)).astype(np.uint8)
 
 
 def read_picture(path: Path) -> Picture:
@@ -331,3 +245,7 @@ def _write(picture: Picture, pixels: np.ndarray, target: Path) -> None:
     )
     with atomic_path(target) as temporary:
         image.save(temporary, icc_profile=picture.profile, **options)
+
+
+if __name__ == "__main__":
+    run_cli(Config, main, prog=f"python -m {MODULE}")

@@ -133,9 +133,9 @@ def macro_f1(matrix: Matrix) -> float:
 
 
 def confused_pairs(
-    matrix: Matrix, classes: Sequence[str], top: int
+    matrix: Matrix, classes: Sequence[str], *, top: int | None = None
 ) -> list[ConfusedPair]:
-    """The `top` most frequent mistakes, most frequent first.
+    """The `top` most frequent mistakes, or all, most frequent first.
 
     Mistakes of equal count are ordered by their share of the true class, then by the
     order of the classes. Fewer come back where there were fewer kinds of mistake.

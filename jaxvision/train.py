@@ -1,6 +1,6 @@
 """Training and evaluation as pure, compiled functions of a state and arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxvision import optim, parallel
-from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Tree
+from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Transform, Tree
 
 
 @jax.tree_util.register_dataclass
@@ -32,10 +32,9 @@ class TrainState:
 
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
-Prepare = Callable[[Array | None, Array], Array]
-"""`prepare(key, images) -> images`: uint8 to normalised; no key, no augmentation."""
-Mix = Callable[[Array, Batch], Batch]
-"""`mix(key, batch) -> batch`: images blended, and their shares as `target`."""
+Streams = Callable[[Array, int], tuple[Array, Sequence[Array]]]
+"""`streams(key, count)`: keys of independent chance from one of a whole run, for the
+step and for each of `count` transforms."""
 
 
 def init_state(
@@ -166,37 +165,48 @@ def _mean_over_parts(gradients, stats, parts, keys):
     return stats, jax.tree.map(lambda x: x / len(keys), sums)
 
 
+def streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:
+    """The keys of the step and of `count` transforms; see `Streams`."""
+    first, step, *rest = jax.random.split(key, max(3, count + 1))
+    return step, [first, *rest][:count]
+
+
 def make_epoch(
     step: TrainStep,
-    prepare: Prepare,
+    transforms: Sequence[Transform],
     *,
     batch_size: int,
     mesh: Mesh,
-    mix: Mix | None = None,
+    streams: Streams = streams,
 ):
     """Any stretch of an epoch as one compiled program over data on the device.
+
+    Args:
+      step: as `make_train_step` gives it.
+      transforms: what a batch goes through before the step, in this order.
+      batch_size: images a step, over all devices.
+      mesh: the devices.
+      streams: gives each transform a stream of keys, into which the step is folded.
 
     Returns:
       `run(state, sums, data, order, start, stop, key) -> (state, sums)`, which takes
       the steps from `start` up to `stop` of the epoch whose images stand in `order`.
-      `data` holds `image` (uint8) and `label`; `sums` are the metrics summed over
-      steps. Both ends are dynamic: a whole epoch, or pieces of it with a look at the
-      clock between them, are the same program and give the same bits. `state` and
-      `sums` are donated.
+      `data` holds arrays of one length, such as `image` (uint8) and `label`; `sums` are
+      the metrics summed over steps. Both ends are dynamic: a whole epoch, or pieces of
+      it with a look at the clock between them, are the same program and give the same
+      bits. `state` and `sums` are donated.
     """
 
     def run(state, sums, data, order, start, stop, key):
-        shuffle_key, step_key, mix_key = jax.random.split(key, 3)
+        step_key, keys = streams(key, len(transforms))
 
         def body(index, carry):
             state, sums = carry
             chosen = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
             batch = {name: array[chosen] for name, array in data.items()}
             batch = parallel.shard_batch(batch, mesh)
-            image_key = jax.random.fold_in(shuffle_key, state.step)
-            batch["image"] = prepare(image_key, batch["image"])
-            if mix is not None:
-                batch = mix(jax.random.fold_in(mix_key, state.step), batch)
+            for transform, stream in zip(transforms, keys, strict=True):
+                batch = transform(jax.random.fold_in(stream, state.step), batch)
             state, metrics = step(state, batch, step_key)
             return state, jax.tree.map(jnp.add, sums, metrics)
 
@@ -205,17 +215,22 @@ def make_epoch(
     return jax.jit(run, donate_argnums=(0, 1))
 
 
-def make_eval_step(apply: Apply, prepare: Prepare, *, batch_size: int, mesh: Mesh):
+def make_eval_step(
+    apply: Apply, transforms: Sequence[Transform], *, batch_size: int, mesh: Mesh
+):
     """`evaluate(params, stats, images) -> out` over all of `images`, compiled once.
 
     The last batch is padded with copies of the first image and cut off again: nothing
-    is dropped and nothing recompiles. `images` is uint8, on the host or the device.
+    is dropped and nothing recompiles. `images` is uint8, on the host or the device; the
+    transforms get no key.
     """
 
     def padded(params, stats, images):
-        def body(batch):
-            batch = parallel.shard_batch({"image": batch}, mesh)["image"]
-            return apply(params, stats, prepare(None, batch))[0]
+        def body(images):
+            batch = parallel.shard_batch({"image": images}, mesh)
+            for transform in transforms:
+                batch = transform(None, batch)
+            return apply(params, stats, batch["image"])[0]
 
         batches = images.reshape(-1, batch_size, *images.shape[1:])
         return jax.lax.map(body, batches).reshape(images.shape[0], -1)

@@ -14,6 +14,8 @@ Labels = Int[Array, "n"]
 PRNGKey = Key[Array, ""]
 """One typed key, as `jax.random.key` makes it."""
 Batch = dict[str, Array]
+Transform = Callable[[Array | None, Batch], Batch]
+"""`transform(key or None, batch) -> batch`; a key means training."""
 Metrics = dict[str, Array]
 Apply = Callable[..., tuple[Array, Tree]]
 """`apply(params, stats, images, *, key=None) -> (out, stats)`; a key means training."""
@@ -31,6 +33,7 @@ __all__ = [
     "Metrics",
     "PRNGKey",
     "Shaped",
+    "Transform",
     "Tree",
     "UInt8",
 ]

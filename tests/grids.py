@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import comparison, grid
-from experiments.run import Reporter, write_rows
-from jaxvision.report import sweep
-from jaxvision.report.predictions import write_predictions
+from experiments.command.console import Console
+from experiments.pages import comparison_plots
+from experiments.pages.predictions import write_predictions
+from experiments.runs import comparison, grid
+from experiments.runs.folder import Run, write_rows
 from tests.runs import rows_of
 
 LABELS = np.arange(40) % 4
@@ -35,7 +36,8 @@ def fake(wrong=lambda config: 3, labels=lambda config: LABELS):
     """A `run_cell` whose first `wrong(config)` images are mistaken; what it ran."""
     calls = []
 
-    def run_cell(config, folder):
+    def run_cell(cell, run):
+        config, folder = cell.config, run.path
         calls.append(folder.name)
         truth = labels(config)
         mistakes = wrong(config)
@@ -45,9 +47,9 @@ def fake(wrong=lambda config: 3, labels=lambda config: LABELS):
         write_predictions(
             folder / "predictions.csv",
             [f"val/{i}.jpg" for i in range(len(truth))],
-            truth,
             np.eye(4)[found],
             CLASSES,
+            labels=truth,
         )
         accuracy = float((found == truth).mean())
         rows = [
@@ -79,9 +81,11 @@ def quick(request, monkeypatch):
     if "drawn" in request.fixturenames:
         return
     monkeypatch.setattr(
-        comparison, "comparison", lambda rows, path: path.write_text(".")
+        comparison, "draw_comparison", lambda rows, path: path.write_text(".")
     )
-    monkeypatch.setattr(sweep, "svg", lambda figure, salt: f"<svg>{salt}</svg>")
+    monkeypatch.setattr(
+        comparison_plots, "svg", lambda figure, salt: f"<svg>{salt}</svg>"
+    )
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def compared(folder, cells, **options):
     """The page and the lines of `comparison.csv` of a grid that ran."""
     run_cell, _ = fake(**options)
     folder.mkdir(exist_ok=True)
-    grid.run(cells, folder, run_cell, report=Reporter())
+    grid.run(cells, Run(folder, {}), run_cell, console=Console())
     lines = {row["variant"]: row for row in rows_of(folder / "comparison.csv")}
     return (folder / "comparison.html").read_text(), lines
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from experiments.config import parse
-from experiments.run import Stop
+from experiments.command.options import parse
+from experiments.command.signals import Stop
 
 
 def rows_of(path):

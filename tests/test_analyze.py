@@ -11,17 +11,18 @@ from flax import nnx
 from converters.bundle import save_bundle
 from experiments import analyze
 from experiments.analyze import Config
-from experiments.config import UsageError
-from experiments.run import write_rows
+from experiments.command.options import UsageError
+from experiments.pages import analysis_page
+from experiments.pages.findings import gather
+from experiments.pages.predictions import write_predictions
+from experiments.runs.folder import write_rows
 from jaxvision import models
 from jaxvision.data import Split
+from jaxvision.evaluation import Evaluation
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing
-from jaxvision.report import analysis_page
-from jaxvision.report.findings import gather
-from jaxvision.report.predictions import write_predictions
 from tests.analysed_run import run as run
-from tests.test_report import Reader, history_of, photos, write
+from tests.test_report import Reader, history_of, judged, photos, write
 
 
 def sections(html):
@@ -100,9 +101,10 @@ def findings_of(labels, table, history=(), explain=None):
     labels = np.asarray(labels, np.int32)
     images = photos(len(labels) + 4)
     names = tuple(f"val/{i}.png" for i in range(len(labels)))
-    val = Split(images[4:], labels, names)
+    table = np.asarray(table, np.float32)
+    evaluation = Evaluation(names, labels, table, ("roses", "tulips"))
     train = Split(images[:4], np.zeros(4, np.int32), ("a", "b", "c", "d"))
-    return gather(train, val, np.asarray(table), ("roses", "tulips"), history)
+    return gather(train, images[4:], evaluation, history)
 
 
 def overfitted(epochs=6):
@@ -116,9 +118,7 @@ def test_page_says_where_overfitting_starts(tmp_path):
     assert findings.overfitted == 1
     html = write(
         tmp_path,
-        classes=("roses", "tulips"),
-        matrix=np.eye(2, dtype=int),
-        pairs=[],
+        evaluation=judged(np.eye(2, dtype=int), ("roses", "tulips")),
         history=overfitted(),
         findings=findings,
     )
@@ -135,9 +135,7 @@ def test_page_of_a_sound_run_says_that_nothing_stands_out(tmp_path):
     findings = findings_of([0, 1], [[0.9, 0.1], [0.2, 0.8]], history_of(3))
     html = write(
         tmp_path,
-        classes=("roses", "tulips"),
-        matrix=np.eye(2, dtype=int),
-        pairs=[],
+        evaluation=judged(np.eye(2, dtype=int), ("roses", "tulips")),
         findings=findings,
     )
     text = Reader(html).text
@@ -202,7 +200,7 @@ def npz_run(folder, name):
     write_rows(run / "metrics.csv", history_of(3))
     table = rng.dirichlet(np.ones(3), 20)
     names = [f"x.npz/test/{index:05d}" for index in range(20)]
-    write_predictions(run / "predictions.csv", names, y[40:], table, classes)
+    write_predictions(run / "predictions.csv", names, table, classes, labels=y[40:])
     return run
 
 

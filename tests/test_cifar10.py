@@ -11,10 +11,14 @@ import pytest
 from flax import nnx
 
 from converters.bundle import load_bundle
-from experiments import cifar10, classification, grid
+from experiments import cifar10
 from experiments.cifar10 import PRESETS, Config
-from experiments.config import UsageError, parse
-from experiments.run import Reporter
+from experiments.command.console import Console
+from experiments.command.options import UsageError, parse
+from experiments.runs import grid
+from experiments.training import classifier
+from experiments.training.classifier import make_classifier
+from experiments.training.recipe import ClassifierRecipe
 from jaxvision import losses, models, train
 from jaxvision.functional import functionalize, modules
 from jaxvision.models import cifar
@@ -110,16 +114,16 @@ def test_seeds_of_a_grid_equal_runs_of_their_own(finished, config, tmp_path):
 
 def test_all_seeds_share_one_compilation(config, monkeypatch):
     made = []
-    original = cifar10.make_training
+    original = cifar10.make_classifier
 
     def counting(*args, **options):
         made.append(original(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(cifar10, "make_training", counting)
+    monkeypatch.setattr(cifar10, "make_classifier", counting)
     cifar10.main(replace(config, model=("fcn",), repeats=3, epochs=1))
     assert len(made) == 1
-    assert made[0].plan.run_steps._cache_size() == 1
+    assert made[0].training.plan.run_steps._cache_size() == 1
 
 
 def test_interrupted_grid_goes_on_to_the_same_bits(
@@ -127,9 +131,9 @@ def test_interrupted_grid_goes_on_to_the_same_bits(
 ):
     """Stopped in the middle of the second run, then resumed."""
     calls = []
-    original = classification.fit
+    original = classifier.fit
 
-    def stopping(state, plan, folder, *, report, stop):
+    def stopping(state, plan, folder, *, console, stop):
         calls.append(folder.name)
 
         def evaluate(state):
@@ -138,9 +142,9 @@ def test_interrupted_grid_goes_on_to_the_same_bits(
             return plan.evaluate(state)
 
         changed = replace(plan, evaluate=evaluate)
-        return original(state, changed, folder, report=report, stop=stop)
+        return original(state, changed, folder, console=console, stop=stop)
 
-    monkeypatch.setattr(classification, "fit", stopping)
+    monkeypatch.setattr(classifier, "fit", stopping)
     with pytest.raises(SystemExit):
         cifar10.main(replace(config, output=tmp_path))
     folder = tmp_path / "cifar10" / "1"
@@ -204,30 +208,33 @@ def test_grid_has_a_cell_for_each_combination():
 
 
 def test_dropout_replaces_the_rate_of_the_table(npz):
-    data = classification.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, report=Reporter()
+    data = classifier.open_data(
+        str(npz), cifar10.CIFAR10, train_size=32, console=Console()
     )
 
-    def rates(config):
-        layers = modules(cifar10.build(config, data))
+    def rates(dropout):
+        start = cifar10.build("fcn", data, dropout=dropout, seed=0)
+        layers = modules(start.model)
         return [m.rate for _, m in layers if isinstance(m, nnx.Dropout)]
 
-    assert rates(Config(model=("fcn",))) == [0.2, 0.2]
-    assert rates(Config(model=("fcn",), dropout=0.0)) == [0.0, 0.0]
+    assert rates(None) == [0.2, 0.2]
+    assert rates(0.0) == [0.0, 0.0]
 
 
 def test_fast_net_starts_whitened_and_stays_so(npz):
     config = Config(model=("cnn_lean",), data=str(npz), batch_size=16)
-    data = classification.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, report=Reporter()
+    data = classifier.open_data(
+        str(npz), cifar10.CIFAR10, train_size=32, console=Console()
     )
-    model = cifar10.build(config, data)
+    start = cifar10.build("cnn_lean", data, dropout=None, seed=0)
+    model = start.model
     assert isinstance(model, cifar.FastCNN)
     images = (data.train.images / 255 - cifar10.CIFAR10.mean) / cifar10.CIFAR10.std
     np.testing.assert_allclose(
         model.whiten.kernel[...], cifar.whitening(images), rtol=1e-3, atol=1e-3
     )
-    training = cifar10.make(config, data, Reporter())
+    recipe = ClassifierRecipe.of(config)
+    training = make_classifier(data, start, recipe, console=Console()).training
     state = jax.eval_shape(training.start, model)
     momentum = jax.tree_util.tree_leaves_with_path(state.opt_state)
     paths = {jax.tree_util.keystr(path) for path, _ in momentum}

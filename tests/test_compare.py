@@ -1,14 +1,15 @@
 """`python -m experiments.compare`: runs of several commands, side by side."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import yaml
 
 from experiments import compare
-from experiments.comparison import RESULTS, write_results
-from experiments.config import run_cli
+from experiments.command.options import run_cli
+from experiments.runs.comparison import RESULTS, write_results
+from experiments.runs.folder import Run
+from experiments.runs.grid import expand
 from tests.grids import Config as Nets
 from tests.grids import Page, fake
 from tests.grids import quick as quick
@@ -24,7 +25,8 @@ def make_run(folder, *, wrong=3, seed=0, **options):
     values |= {"seed": seed, "output": str(folder), "environment": {"time": seed}}
     (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     run_cell, _ = fake(wrong=lambda config: wrong)
-    numbers = run_cell(replace(Nets(), net=("small",)), folder)
+    (cell,) = expand(Nets(net=("small",), freeze=("none",)), axes=("net", "freeze"))
+    numbers = run_cell(cell, Run(folder, {}))
     write_results(folder / RESULTS, numbers)
     return folder
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.config import UsageError, parse
+from experiments.command.options import UsageError, parse
 from experiments.transfer import Config
 from jaxvision.optim import Optim
 

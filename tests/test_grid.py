@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from experiments import grid
-from experiments.comparison import RESULTS, read_results
-from experiments.run import Reporter
+from experiments.command.console import Console
+from experiments.runs import grid
+from experiments.runs.comparison import RESULTS, read_results
+from experiments.runs.folder import Run
 from tests.grids import Config, Page, cells_of, compared, fake
 from tests.grids import quick as quick
 
@@ -22,6 +23,7 @@ def test_names_of_variants_and_folders():
     ]
     assert cells[1].name == "small-layer1_layer2"
     assert cells[1].values == {"net": "small", "freeze": "layer1,layer2"}
+    assert cells[1].chosen == {"net": "small", "freeze": "layer1,layer2"}
     assert cells[1].config == Config(net=("small",), freeze=("layer1,layer2",))
     (one, two) = cells_of(net=("small",), repeats=2, freeze=("none", "none"))
     assert (one.variant, one.name, one.values) == ("small-none", "small-none-seed0", {})
@@ -51,13 +53,13 @@ def test_interrupted_grid_goes_on_and_compares_only_what_is_complete(tmp_path):
     cells = cells_of()
     run_cell, calls = fake()
 
-    def stopped(config, folder):
-        return None if len(calls) == 2 else run_cell(config, folder)
+    def stopped(cell, run):
+        return None if len(calls) == 2 else run_cell(cell, run)
 
-    assert grid.run(cells, tmp_path, stopped, report=Reporter()) is None
+    assert grid.run(cells, Run(tmp_path, {}), stopped, console=Console()) is None
     assert calls == ["small-none", "small-layer1_layer2"]
     assert not list(tmp_path.glob("comparison.*"))
-    first = grid.run(cells, tmp_path, run_cell, report=Reporter())
+    first = grid.run(cells, Run(tmp_path, {}), run_cell, console=Console())
     assert calls == [cell.name for cell in cells]
     assert first == json.loads((tmp_path / "small-none" / RESULTS).read_text())
     written = {path.name for path in tmp_path.glob("comparison.*")}
@@ -67,9 +69,11 @@ def test_interrupted_grid_goes_on_and_compares_only_what_is_complete(tmp_path):
 def test_single_run_has_the_folder_to_itself(tmp_path):
     cells = cells_of(net=("small",), freeze=("none",))
     run_cell, _ = fake()
-    assert grid.run(cells, tmp_path, lambda *_: None, report=Reporter()) is None
+    assert (
+        grid.run(cells, Run(tmp_path, {}), lambda *_: None, console=Console()) is None
+    )
     assert not (tmp_path / RESULTS).exists()
-    numbers = grid.run(cells, tmp_path, run_cell, report=Reporter())
+    numbers = grid.run(cells, Run(tmp_path, {}), run_cell, console=Console())
     assert read_results(tmp_path / RESULTS) == numbers
     assert not list(tmp_path.glob("comparison.*"))
 
@@ -80,11 +84,11 @@ def test_single_run_has_the_folder_to_itself(tmp_path):
 def test_damaged_results_are_said_in_one_line_and_made_anew(tmp_path, capsys, text):
     cells = cells_of(freeze=("none",))
     run_cell, calls = fake()
-    grid.run(cells, tmp_path, run_cell, report=Reporter())
+    grid.run(cells, Run(tmp_path, {}), run_cell, console=Console())
     path = tmp_path / "large" / RESULTS
     before = path.read_text()
     path.write_text(text)
-    grid.run(cells, tmp_path, run_cell, report=Reporter())
+    grid.run(cells, Run(tmp_path, {}), run_cell, console=Console())
     assert calls == ["small", "large", "large"]
     assert path.read_text() == before
     said = [x for x in capsys.readouterr().out.splitlines() if "WARNING" in x]

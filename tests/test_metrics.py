@@ -114,7 +114,7 @@ def test_rates_equal_their_definition_image_by_image(classes, images, seed):
 
 def test_confused_pairs_come_most_frequent_first():
     classes = ("roses", "tulips", "daisy")
-    pairs = metrics.confused_pairs(MATRIX, classes, 10)
+    pairs = metrics.confused_pairs(MATRIX, classes, top=10)
     assert pairs[0] == ("daisy", "roses", 2, 3)
     # Equal counts: the rarer true class first, since its share is larger.
     assert [pair[:2] for pair in pairs[1:]] == [
@@ -122,14 +122,14 @@ def test_confused_pairs_come_most_frequent_first():
         ("roses", "tulips"),
     ]
     assert str(pairs[0]) == "daisy taken for roses: 2 of 3"
-    assert metrics.confused_pairs(MATRIX, classes, 1) == pairs[:1]
-    assert metrics.confused_pairs(np.diag([3, 1, 2]), classes, 10) == []
+    assert metrics.confused_pairs(MATRIX, classes, top=1) == pairs[:1]
+    assert metrics.confused_pairs(np.diag([3, 1, 2]), classes) == []
     assert MATRIX[0, 0] == 3
 
 
 def test_confused_pairs_need_a_name_for_each_class():
     with pytest.raises(ValueError, match="2 class names"):
-        metrics.confused_pairs(MATRIX, ("a", "b"), 3)
+        metrics.confused_pairs(MATRIX, ("a", "b"))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from PIL import Image
 
 from converters.bundle import save_bundle
 from experiments import predict
-from experiments.config import RunError, UsageError, run_cli
+from experiments.command.options import RunError, UsageError, run_cli
+from experiments.pages.predictions import read_predictions
 from experiments.predict import Config
 from jaxvision import gradcam, models
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing, eval_image, normalize, to_float
-from jaxvision.report.predictions import read_predictions
 from tests.analysed_run import run as run
 from tests.photos import MODES, bad_file, in_mode, save
 
@@ -176,7 +176,7 @@ def test_the_model_file_alone_predicts_elsewhere_without_torch(run, tmp_path):
     elsewhere.write_bytes((run.folder / "model.safetensors").read_bytes())
     code = (
         "import sys; from experiments import predict; "
-        "from experiments.config import run_cli; "
+        "from experiments.command.options import run_cli; "
         "run_cli(predict.Config, predict.main, prog='predict'); "
         "sys.exit('torch' in sys.modules)"
     )

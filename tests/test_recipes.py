@@ -11,10 +11,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from converters.bundle import load_bundle
-from experiments import loop, predict, transfer
-from experiments.config import UsageError, parse
-from experiments.find_lr import steepest
-from experiments.run import Reporter, Stop
+from experiments import predict, transfer
+from experiments.command.console import Console
+from experiments.command.options import UsageError, parse
+from experiments.command.signals import Stop
+from experiments.training import loop
+from experiments.training.find_lr import steepest
 from experiments.transfer import RECIPES, Config
 from jaxvision.optim import Optim
 from jaxvision.train import TrainState
@@ -78,7 +80,7 @@ def test_frozen_backbone_is_computed_once_and_gives_the_same_run(config, monkeyp
     quick = transfer.main(frozen)
     slow = []
     monkeypatch.setattr(
-        "experiments.classification.trains_head_alone", lambda *_, **__: False
+        "experiments.training.last_layer.trains_head_alone", lambda *_, **__: False
     )
     slow = transfer.main(frozen)
     one, other = (metrics_of(config.output / "transfer" / run) for run in ("1", "2"))
@@ -184,7 +186,7 @@ def test_training_ends_after_so_many_epochs_without_a_better_one(
     state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, {}, ())
     again = numbers_plan([0.0] * 7, patience)
     for one in (plan, again):  # a run that has ended is not resumed
-        history = loop.fit(state, one, tmp_path, report=Reporter(), stop=Stop())
+        history = loop.fit(state, one, tmp_path, console=Console(), stop=Stop())
         assert len(history) == epochs and one.is_done(history)
 
 

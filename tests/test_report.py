@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.pages import canvas, page, plots
+from experiments.pages.findings import gather
+from experiments.pages.mistakes import worst_mistakes
 from jaxvision import metrics
-from jaxvision.report import canvas, page, plots
-from jaxvision.report.mistakes import worst_mistakes
+from jaxvision.data import Split
+from jaxvision.evaluation import Evaluation
 
 EVIL = "<script>alert('x')</script>&\"$\\frac$"
 CLASSES = ("roses", EVIL, "tulips")
@@ -84,19 +87,34 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def judged(matrix=MATRIX, classes=CLASSES, paths=None):
+    """An evaluation with this confusion matrix, every answer a sure one."""
+    rows, columns = np.nonzero(matrix)
+    counts = matrix[rows, columns]
+    labels, predictions = np.repeat(rows, counts), np.repeat(columns, counts)
+    names = tuple(f"val/{i}.jpg" for i in range(len(labels)))
+    table = np.eye(len(classes), dtype=np.float32)[predictions]
+    return Evaluation(paths or names, labels.astype(np.int32), table, tuple(classes))
+
+
+def found(evaluation, history=()):
+    """What the analysis finds of an evaluation of `photos`."""
+    images = photos(len(evaluation) + 4)
+    train = Split(images[:4], np.zeros(4, np.int32), ("a", "b", "c", "d"))
+    return gather(train, images[4:], evaluation, history)
+
+
 def write(folder, **changes):
-    arguments = {
+    about = {
         "title": "resnet18 on flowers",
         "summary": {"Backbone": "resnet18"},
         "config": {"epochs": 3, "optim": {"lr": 0.01}, "versions": {"jax": "0.10.2"}},
         "history": history_of(3),
-        "classes": CLASSES,
-        "matrix": MATRIX,
-        "pairs": metrics.confused_pairs(MATRIX, CLASSES, 5),
         "notes": ["Random weights: no ImageNet weights were reachable"],
     }
-    path = page.write_report(folder, **(arguments | changes))
-    return path.read_text("utf-8")
+    told = {name: changes.pop(name, value) for name, value in about.items()}
+    arguments = {"evaluation": judged(), **changes}
+    return page.write_report(folder, page.About(**told), **arguments).read_text("utf-8")
 
 
 # --- pictures
@@ -170,22 +188,24 @@ def test_confusion_is_written_with_names_no_font_has(tmp_path, recwarn):
 
 
 def test_worst_mistakes_are_the_surest_first():
-    labels, predictions = np.array([0, 1, 2, 0, 1]), np.array([0, 2, 0, 1, 1])
-    confidences = np.array([0.99, 0.4, 0.9, 0.4, 0.2], np.float32)
-    images, paths = photos(5), [f"val/{i}.jpg" for i in range(5)]
-    worst = worst_mistakes(
-        images, labels, predictions, confidences, CLASSES, paths=paths
-    )
+    labels = np.array([0, 1, 2, 0, 1], np.int32)
+    table = [
+        [0.99, 0.01, 0.0],
+        [0.3, 0.3, 0.4],
+        [0.9, 0.1, 0.0],
+        [0.3, 0.4, 0.3],
+        [0.2, 0.5, 0.3],
+    ]
+    images, paths = photos(5), tuple(f"val/{i}.jpg" for i in range(5))
+    evaluation = Evaluation(paths, labels, np.array(table, np.float32), CLASSES)
+    worst = worst_mistakes(images, evaluation)
     assert [m.path for m in worst] == ["val/2.jpg", "val/1.jpg", "val/3.jpg"]
     assert worst[0][1:4] == ("tulips", "roses", pytest.approx(0.9))
     np.testing.assert_array_equal(worst[1].image, images[1])
-    of_jax = worst_mistakes(
-        *map(jnp.asarray, (images, labels, predictions, confidences)), CLASSES, top=2
-    )
+    of_jax = worst_mistakes(jnp.asarray(images), evaluation, top=2)
     assert [m.label for m in of_jax] == ["tulips", EVIL]
-    assert of_jax[0].path == ""
-    with pytest.raises(ValueError, match="5 images but 4 labels"):
-        worst_mistakes(images, labels[:4], predictions, confidences, CLASSES)
+    with pytest.raises(ValueError, match="4 images but 5 answers"):
+        worst_mistakes(images[:4], evaluation)
 
 
 @pytest.mark.parametrize(("wrong", "tiles"), [(0, 0), (1, 1), (30, 24)])
@@ -197,11 +217,13 @@ def test_mistakes_picture_holds_up_to_24_photos(tmp_path, monkeypatch, wrong, ti
         canvas.save(figure, path, dpi=20)
 
     monkeypatch.setattr(plots, "save", save)
-    labels = np.zeros(31, int)
-    predictions = np.where(np.arange(31) < wrong, 1, 0)
-    confidences = np.linspace(0.2, 0.9, 31)
+    sure = np.linspace(0.4, 0.9, 31, dtype=np.float32)
+    table = np.stack([1 - sure, 1 - sure, 0 * sure], axis=1)
+    table[np.arange(31), np.where(np.arange(31) < wrong, 1, 0)] = sure + 0.6
+    paths = tuple(map(str, range(31)))
+    evaluation = Evaluation(paths, np.zeros(31, np.int32), table, CLASSES)
     target = tmp_path / "mistakes.png"
-    plots.mistakes(photos(31), labels, predictions, confidences, CLASSES, target)
+    plots.mistakes(photos(31), evaluation, target)
     assert size_of(target)[0] > 50
     axes = figures[0].axes
     assert len(axes) == tiles
@@ -232,16 +254,15 @@ def test_page_says_what_the_numbers_are(tmp_path):
 
 
 def test_page_escapes_what_users_name(tmp_path):
-    mistakes = worst_mistakes(
-        photos(1), np.array([1]), np.array([0]), np.array([0.9]), CLASSES, paths=[EVIL]
-    )
+    evaluation = judged(np.array([[0, 0, 0], [1, 0, 0], [0, 0, 0]]), paths=(EVIL,))
     html = write(
         tmp_path / "a 'b",
         title=EVIL,
         summary={EVIL: EVIL},
         config={EVIL: EVIL, "inner": {EVIL: [EVIL]}},
         notes=[EVIL],
-        mistakes=mistakes,
+        evaluation=evaluation,
+        findings=found(evaluation),
         commands={EVIL: EVIL},
     )
     reader = Reader(html)
@@ -253,14 +274,17 @@ def test_page_escapes_what_users_name(tmp_path):
 
 def test_page_is_one_file_that_asks_for_nothing(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "extra.png")
-    images = photos(3)
-    mistakes = worst_mistakes(
-        images, np.array([0, 0, 1]), np.array([1, 2, 1]), np.full(3, 0.5), CLASSES
+    images = photos(6)[4:]
+    evaluation = judged(np.array([[0, 1, 1], [0, 0, 0], [0, 0, 0]]))
+    html = write(
+        tmp_path,
+        evaluation=evaluation,
+        findings=found(evaluation),
+        pictures={"An extra": "extra.png"},
     )
-    html = write(tmp_path, mistakes=mistakes, pictures={"An extra": "extra.png"})
     reader = Reader(html)
     assert [image["alt"] for image in reader.images][-1] == "An extra"
-    assert len(reader.images) == 3
+    assert len(reader.images) == 5  # each mistake twice: by its pair, by its loss
     for image in reader.images:
         kind, data = image["src"].split(";base64,")
         assert kind.startswith("data:image/")
@@ -277,18 +301,17 @@ def test_page_is_one_file_that_asks_for_nothing(tmp_path):
 
 
 def test_page_has_one_heading_a_section_and_names_its_pictures(tmp_path):
-    html = write(tmp_path, mistakes=[])
+    html = write(tmp_path)
     tags = Reader(html).tags
     assert tags.count("h1") == 1
     assert tags.count("section") == len(re.findall(r"<section[^>]*aria-label", html))
-    assert "There are none: every validation image was recognised" in html
     assert 'aria-label="Accuracy by epoch: training from 50.0 % to 83.3 %' in html
     assert '<html lang="en">' in html and "width=device-width" in html
 
 
 def test_page_of_a_perfect_model_and_of_missing_classes(tmp_path):
     matrix = np.diag([3, 0, 4])
-    text = Reader(write(tmp_path, matrix=matrix, pairs=[], notes=[])).text
+    text = Reader(write(tmp_path, evaluation=judged(matrix), notes=[])).text
     assert "100.0 % of 7 validation images" in text
     assert "Nothing: every image was recognised" in text
     assert "Read this first" not in text
@@ -300,7 +323,7 @@ def test_page_of_a_perfect_model_and_of_missing_classes(tmp_path):
 def test_page_leaves_out_a_matrix_that_is_too_large(tmp_path):
     classes = [f"class {i}" for i in range(page.LARGEST_MATRIX + 1)]
     matrix = np.eye(len(classes), dtype=int)
-    html = write(tmp_path, classes=classes, matrix=matrix, pairs=[])
+    html = write(tmp_path, evaluation=judged(matrix, classes))
     assert 'class="matrix"' not in html
     assert 'class="matrix"' in write(tmp_path)
 
@@ -308,25 +331,22 @@ def test_page_leaves_out_a_matrix_that_is_too_large(tmp_path):
 def test_page_without_classes_describes_any_experiment(tmp_path):
     history = [{"epoch": e, "train_loss": 1 / e, "val_psnr": 30.0 + e} for e in (1, 2)]
     text = Reader(
-        page.write_report(
-            tmp_path, title="x2", summary={}, config={}, history=history
-        ).read_text("utf-8")
+        page.write_report(tmp_path, page.About("x2", {}, {}, history)).read_text(
+            "utf-8"
+        )
     ).text
     assert "32.00 dB best validation psnr, in epoch 2" in text
     assert "Class by class" not in text and "mistakes" not in text
-    page.write_report(tmp_path, title="x2", summary={}, config={}, history=[])
+    page.write_report(tmp_path, page.About("x2", {}, {}))
 
 
 def test_page_survives_a_file_name_that_is_no_text(tmp_path):
-    mistakes = worst_mistakes(
-        photos(1), np.array([0]), np.array([1]), np.ones(1), CLASSES, paths=["\udcff"]
-    )
-    assert "report" in write(tmp_path, mistakes=mistakes)
+    evaluation = judged(np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]]), paths=("\udcff",))
+    html = write(tmp_path, evaluation=evaluation, findings=found(evaluation))
+    assert "taken for" in html
 
 
 def test_page_rejects_what_it_cannot_show(tmp_path):
-    with pytest.raises(ValueError, match="2 class names"):
-        write(tmp_path, classes=("a", "b"))
     (tmp_path / "x.tiff").touch()
     with pytest.raises(ValueError, match=r"x\.tiff.*\.png"):
         write(tmp_path, pictures={"x": "x.tiff"})

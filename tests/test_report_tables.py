@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxvision.report import history as curves_of
-from jaxvision.report.predictions import read_predictions, write_predictions
+from experiments.pages import history as curves_of
+from experiments.pages.predictions import read_predictions, write_predictions
 from tests.test_report import history_of
 
 
@@ -34,7 +34,7 @@ def test_predictions_come_back_to_the_bit(tmp_path):
     labels = generator.integers(0, 4, 50)
     paths = [f"val/{i},x.jpg" for i in range(49)] + ["val/\udcff.jpg"]
     target = tmp_path / "predictions.csv"
-    write_predictions(target, paths, labels, jnp.asarray(probabilities), classes)
+    write_predictions(target, paths, jnp.asarray(probabilities), classes, labels=labels)
     got = read_predictions(target)
     assert (got.paths, got.classes) == (tuple(paths), classes)
     np.testing.assert_array_equal(got.labels, labels)
@@ -47,12 +47,17 @@ def test_predictions_come_back_to_the_bit(tmp_path):
 def test_predictions_have_the_columns_of_the_contract(tmp_path):
     target = tmp_path / "predictions.csv"
     write_predictions(
-        target, ["a.jpg"], np.array([1]), np.array([[0.75, 0.25]]), ("cat", "dog")
+        target,
+        ["a.jpg"],
+        np.array([[0.75, 0.25]]),
+        ("cat", "dog"),
+        labels=np.array([1]),
     )
     assert target.read_text() == (
         "path,label,prediction,confidence,cat,dog\na.jpg,dog,cat,0.75,0.75,0.25\n"
     )
-    write_predictions(target, [], np.array([], int), np.zeros((0, 2)), ("cat", "dog"))
+    none = np.array([], int)
+    write_predictions(target, [], np.zeros((0, 2)), ("cat", "dog"), labels=none)
     assert read_predictions(target).probabilities.shape == (0, 2)
 
 
@@ -75,7 +80,11 @@ def test_read_predictions_names_the_faulty_line(tmp_path, text, words):
 def test_write_predictions_rejects_what_does_not_fit(tmp_path):
     one = np.array([0])
     with pytest.raises(ValueError, match="do not fit 3 classes"):
-        write_predictions(tmp_path / "p", ["x"], one, np.ones((1, 2)), ("a", "b", "c"))
+        write_predictions(
+            tmp_path / "p", ["x"], np.ones((1, 2)), ("a", "b", "c"), labels=one
+        )
     with pytest.raises(ValueError, match="one name"):
-        write_predictions(tmp_path / "p", ["x"], one, np.ones((1, 2)), ("a", "a"))
+        write_predictions(
+            tmp_path / "p", ["x"], np.ones((1, 2)), ("a", "a"), labels=one
+        )
     assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
 
-from experiments import superres, superres_outputs
-from experiments.config import RunError, UsageError
+from experiments import superres
+from experiments.command.options import RunError, UsageError
+from experiments.inference.enlarger import load_model, make_enlarger
+from experiments.runs import enlarger_outputs
+from experiments.runs.enlarger_outputs import measure
 from experiments.superres import Config
-from experiments.superres_outputs import measure
-from experiments.upscale import load_model, make_enlarger
 from jaxvision import checkpoint, image_metrics
 from jaxvision.data.photos import Photo
 from jaxvision.optim import Optim
@@ -154,7 +155,7 @@ def test_grey_files_are_judged_by_their_own_levels():
 
 
 def test_photos_of_many_sizes_are_measured_by_one_program():
-    before = superres_outputs._figures._cache_size()
+    before = enlarger_outputs._figures._cache_size()
     for height, width in ((34, 62), (50, 40), (64, 64)):
         truth = np.asarray(texture(height, width, 0))
         image = np.asarray(texture(height, width, 1))
@@ -163,7 +164,7 @@ def test_photos_of_many_sizes_are_measured_by_one_program():
         options = {"border": 2, "luma": True, "quantize": True}
         for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):
             np.testing.assert_allclose(ours, metric(*pair, **options), rtol=1e-5)
-    assert superres_outputs._figures._cache_size() == before + 1
+    assert enlarger_outputs._figures._cache_size() == before + 1
 
 
 def test_interrupted_and_resumed_run_has_the_same_bits(

@@ -42,6 +42,9 @@ def prepare(key, images):
     return x - 0.5
 
 
+PREPARED = [lambda key, batch: batch | {"image": prepare(key, batch["image"])}]
+
+
 def data(count=22):
     rng = np.random.default_rng(0)
     return {
@@ -88,7 +91,7 @@ def test_epoch_gives_the_same_bits_however_it_is_cut_and_compiles_once():
     results = []
     for cuts in ([0, 5], [0, 1, 5], [0, 2, 3, 5]):
         _, step, state = setup()
-        run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH)
+        run = train.make_epoch(step, PREPARED, batch_size=4, mesh=MESH)
         order = jax.random.permutation(KEY, 22)
         sums = zero_sums()
         for start, stop in zip(cuts, cuts[1:], strict=False):
@@ -102,7 +105,7 @@ def test_epoch_gives_the_same_bits_however_it_is_cut_and_compiles_once():
 
 def test_epoch_equals_a_loop_of_steps():
     _, step, state = setup()
-    run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH)
+    run = train.make_epoch(step, PREPARED, batch_size=4, mesh=MESH)
     order = jax.random.permutation(KEY, 22)
     state, sums = run(state, zero_sums(), data(), order, 0, 5, KEY)
     _, step, expected = setup()
@@ -122,7 +125,7 @@ def test_epoch_equals_a_loop_of_steps():
 @pytest.mark.parametrize("count", [1, 4, 7, 8])
 def test_evaluation_drops_and_invents_nothing(count):
     apply, _, state = setup()
-    evaluate = train.make_eval_step(apply, prepare, batch_size=4, mesh=MESH)
+    evaluate = train.make_eval_step(apply, PREPARED, batch_size=4, mesh=MESH)
     images = data(count)["image"]
     out = evaluate(state.params, state.stats, images)
     expected = apply(state.params, state.stats, prepare(None, images))[0]
@@ -196,7 +199,7 @@ def test_epoch_trains_on_what_mix_makes_of_a_batch():
         return batch | {"image": jnp.zeros_like(batch["image"]), "target": target}
 
     _, step, state = setup()
-    run = train.make_epoch(step, prepare, batch_size=4, mesh=MESH, mix=mix)
+    run = train.make_epoch(step, [*PREPARED, mix], batch_size=4, mesh=MESH)
     order = jnp.arange(22)
     _, sums = run(state, zero_sums(), data(), order, 0, 1, KEY)
     _, step, state = setup()
@@ -231,7 +234,7 @@ losses_by_count = []
 for count in (1, 8):
     mesh = parallel.make_mesh(jax.devices()[:count])
     _, step, state = setup()
-    run = train.make_epoch(step, prepare, batch_size=8, mesh=mesh)
+    run = train.make_epoch(step, PREPARED, batch_size=8, mesh=mesh)
     place = lambda tree: jax.device_put(tree, parallel.replicated(mesh))
     order = jax.random.permutation(KEY, 22)
     history = []
@@ -241,7 +244,7 @@ for count in (1, 8):
         state, sums = run(state, sums, arrays, place(order), 0, 2, key)
         history.append(float(sums["loss"]))
     evaluate = train.make_eval_step(
-        functionalize(Net(rngs=nnx.Rngs(0)))[0], prepare, batch_size=8, mesh=mesh)
+        functionalize(Net(rngs=nnx.Rngs(0)))[0], PREPARED, batch_size=8, mesh=mesh)
     out = evaluate(state.params, state.stats, arrays["image"])
     losses_by_count.append(history + [float(np.abs(out).sum())])
 np.testing.assert_allclose(*losses_by_count, rtol=2e-5)

@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from converters.bundle import load_bundle
-from experiments import loop, transfer
-from experiments.config import RunError, UsageError, parse
-from experiments.run import Reporter, Stop
+from experiments import transfer
+from experiments.command.console import Console
+from experiments.command.options import RunError, UsageError, parse
+from experiments.command.signals import Stop
+from experiments.training import loop
 from experiments.transfer import Config
 from jaxvision import checkpoint
 from jaxvision.optim import Optim
@@ -267,7 +269,7 @@ def test_divergence_keeps_the_checkpoint_of_the_epoch_before(tmp_path):
     )
     state = TrainState(jnp.zeros((), jnp.int32), {"w": jnp.zeros(())}, {}, ())
     with pytest.raises(RunError, match="last good checkpoint is kept"):
-        loop.fit(state, plan, tmp_path, report=Reporter(), stop=Stop())
+        loop.fit(state, plan, tmp_path, console=Console(), stop=Stop())
     target = {"state": state, "sums": plan.no_sums()}
     kept = checkpoint.restore(tmp_path / "checkpoints", target)
     assert kept is not None and kept.metadata["epoch"] == 2

@@ -10,8 +10,13 @@ from flax import nnx
 from PIL import Image, ImageCms
 
 from converters.bundle import save_bundle
-from experiments import superres, upscale
-from experiments.upscale import load_model, make_enlarger, to_levels
+from experiments import superres
+from experiments.inference.enlarger import (
+    enlarge_pixels,
+    load_model,
+    make_enlarger,
+    to_levels,
+)
 from jaxvision import models
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing
@@ -256,10 +261,10 @@ def test_memory_does_not_grow_with_the_photo(run):
 
     enlarger = make_enlarger(load_model(run))
     small = noise(512, 512)
-    upscale.enlarge_pixels(enlarger, small, tile=256)
+    enlarge_pixels(enlarger, small, tile=256)
     idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     large = np.tile(small, (6, 8, 1))[:3000, :4000]
-    out = upscale.enlarge_pixels(enlarger, large, tile=256)
+    out = enlarge_pixels(enlarger, large, tile=256)
     assert out.shape == (6000, 8000, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (peak - idle) / 2**20 < 1

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 
 from jaxvision import augment, resize
 from jaxvision.preprocess import to_float
-from jaxvision.typing import Array, Float, Images, Int, PRNGKey, UInt8
+from jaxvision.typing import (
+    Array,
+    Batch,
+    Float,
+    Images,
+    Int,
+    PRNGKey,
+    Transform,
+    UInt8,
+)
 
 SCALE = 2
 """How many times larger the network's photographs are."""
@@ -88,3 +97,22 @@ def random_pairs(
         )
         targets = resize.to_uint8_levels(targets)
     return enlarge(reduce(targets)), targets
+
+
+def pair_transform(*, crop_size: int, jitter: float) -> Transform:
+    """Photographs to what a network sees, `image`, and should make of it, `target`.
+
+    With a key these are `random_pairs` of pieces, `image` and `size`; without one the
+    uint8 images themselves, of even height and width, and their low resolution.
+    """
+
+    def transform(key: PRNGKey | None, batch: Batch) -> Batch:
+        if key is None:
+            target = to_float(batch["image"])
+            return {"image": enlarge(reduce(target)), "target": target}
+        image, target = random_pairs(
+            key, batch["image"], batch["size"], crop_size=crop_size, jitter=jitter
+        )
+        return {"image": image, "target": target}
+
+    return transform

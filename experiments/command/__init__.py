@@ -1,0 +1,1 @@
+"""Between the command line and a program: options, what it says, signals."""

@@ -1,0 +1,69 @@
+"""What a program says while it works: lines, tables and progress."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console as Terminal
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Show = Callable[[str, int, int, str], None]
+"""`show(title, done, total, note)`: what goes on, how far it is, what to say of it."""
+
+
+class Console:
+    """What a program says: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self):
+        self._terminal = Terminal(highlight=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def say(self, line: str, *, style: str | None = None) -> None:
+        """One line; it stands above the bar where there is one."""
+        self._terminal.print(line, style=style, markup=False)
+
+    def table(self, table: Table) -> None:
+        """A table for people; a script reads the files."""
+        self._terminal.print(table)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Show]:
+        """Shows how much is done, by the function it gives.
+
+        On a terminal that is a bar with the time left; elsewhere a line a minute, so
+        that the log of a long run stays short.
+        """
+        if not self._terminal.is_terminal:
+            yield self._line_each_minute
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+        )
+        with Progress(*columns, console=self._terminal, transient=True) as bar:
+            task = bar.add_task(title, total=None, note="")
+            yield lambda title, done, total, note: bar.update(
+                task, description=title, completed=done, total=total, note=note
+            )
+
+    @contextmanager
+    def counting(self, title: str) -> Iterator[Callable[[int, int], None]]:
+        """`progress` for work that only counts: gives a `(done, total)` function."""
+        with self.progress(title) as show:
+            yield lambda done, total: show(title, done, total, "")
+
+    def _line_each_minute(self, title: str, done: int, total: int, note: str) -> None:
+        if time.monotonic() - self._last_line > 60:
+            self._last_line = time.monotonic()
+            self.say(f"{title}: {done / max(total, 1):.0%}  {note}")

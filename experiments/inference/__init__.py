@@ -1,0 +1,1 @@
+"""Trained models in use: what a photograph shows, photographs enlarged."""

@@ -1,0 +1,137 @@
+"""A trained classifier in use: what it says of photographs, and where it looks."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from converters.bundle import Bundle, load_bundle
+from experiments.command.options import UsageError
+from jaxvision import gradcam, models
+from jaxvision.evaluation import softmax
+from jaxvision.functional import functionalize, mirrored
+from jaxvision.preprocess import Preprocessing, normalize, to_float
+
+MODEL = "model.safetensors"
+BATCH = 32
+"""Images a step; the last batch is filled up, so that one program serves all."""
+SMALLEST = 224
+"""Pixels a side of an explanation; smaller crops are enlarged."""
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""`predict(images) -> probabilities`: uint8 crops to float64 `(n, classes)`."""
+Explain = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""`explain(images, labels) -> heat`: uint8 photos, classes; `(n, h, w)` in [0, 1]."""
+
+
+def open_model(run: Path) -> Bundle:
+    """The classifier of a run's folder, or of a `model.safetensors`.
+
+    Raises:
+      UsageError: there is none.
+    """
+    path = run / MODEL if run.is_dir() else run
+    if not path.is_file():
+        if not run.exists():
+            raise UsageError(f"{run}: no such run, nor a model.safetensors")
+        inner = sorted(run.glob(f"*/{MODEL}"))
+        hint = (
+            f"it holds several runs, give one, such as {inner[0].parent}"
+            if inner
+            else "it is no run, or none that ended an epoch"
+        )
+        raise UsageError(f"{run}: there is no {MODEL}; {hint}")
+    try:
+        bundle = load_bundle(path)
+        has_classes = bool(models.variant(bundle.name).head)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if not has_classes:
+        raise UsageError(f"{path}: {bundle.name} enlarges images, and names no classes")
+    return bundle
+
+
+def make_predict(bundle: Bundle) -> Predict:
+    """What the model says of images that are cropped already."""
+    apply, params, stats = functionalize(bundle.model, dtype=_dtype())
+    if bundle.preprocessing.mirror:
+        apply = mirrored(apply)
+
+    @jax.jit
+    def forward(params, stats, images):
+        return apply(params, stats, _prepared(images, bundle.preprocessing))[0]
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        logits = [
+            np.asarray(forward(params, stats, batch), np.float64)[:count]
+            for batch, count in _batches(images)
+        ]
+        return softmax(np.concatenate([np.zeros((0, len(bundle.classes))), *logits]))
+
+    return predict
+
+
+def explainer(bundle: Bundle) -> Explain | None:
+    """Grad-CAM of the model; None where it has no convolutions.
+
+    The map is that of the last layer that still has several pixels a side.
+    """
+    heat = _compiled_heat(bundle.name, len(bundle.classes), bundle.preprocessing)
+    if heat is None:
+        return None
+    _, params, stats = functionalize(bundle.model)
+    side = max(bundle.preprocessing.crop, SMALLEST)
+
+    def explain(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        found = np.zeros((len(images), side, side), np.float32)
+        start = 0
+        for batch, count in _batches(images):
+            asked = np.zeros(len(batch), np.int32)
+            asked[:count] = labels[start : start + count]
+            found[start : start + count] = heat(params, stats, batch, asked)[:count]
+            start += count
+        return found
+
+    return explain
+
+
+@lru_cache(maxsize=4)
+def _compiled_heat(
+    name: str, num_classes: int, preprocessing: Preprocessing
+) -> Callable[..., jax.Array] | None:
+    """`heat(params, stats, images, labels)`; all models of a kind share one program."""
+    size = preprocessing.crop
+    try:
+        layer = gradcam.choose_layer(name, size=size)
+    except ValueError:
+        return None
+    model = models.abstract(name, num_classes=num_classes)
+    apply, _, _ = functionalize(gradcam.probe(model, layer=layer), dtype=_dtype())
+
+    @jax.jit
+    def heat(params, stats, images, labels):
+        prepared = _prepared(images, preprocessing)
+        maps, _ = gradcam.grad_cam(apply, params, stats, prepared, labels)
+        return gradcam.heat(maps, size=max(size, SMALLEST))
+
+    return heat
+
+
+def _dtype():
+    """As the runs compute: in half precision where that is what is fast."""
+    return None if jax.default_backend() == "cpu" else jnp.bfloat16
+
+
+def _prepared(images, preprocessing: Preprocessing):
+    return normalize(to_float(images), mean=preprocessing.mean, std=preprocessing.std)
+
+
+def _batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Batches of one size, the last filled up, and how many of each count."""
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        missing = BATCH - len(batch)
+        yield np.pad(batch, ((0, missing), *[(0, 0)] * 3)), len(batch)

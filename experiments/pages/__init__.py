@@ -1,0 +1,1 @@
+"""Runs for people: pictures, the table of predictions, one HTML page."""

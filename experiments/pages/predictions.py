@@ -1,0 +1,105 @@
+"""`predictions.csv`: what a model said of each image, for spreadsheets and scripts."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from jaxvision.evaluation import Evaluation
+from jaxvision.files import atomic_path
+from jaxvision.metrics import IntVector
+from jaxvision.typing import Array, Float
+
+FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
+"""The columns before the probabilities, which are named like their classes."""
+
+Probabilities = Float[np.ndarray, "_ _"] | Float[Array, "_ _"]
+
+
+def write_predictions(
+    path: str | Path,
+    paths: Sequence[str],
+    probabilities: Probabilities,
+    classes: Sequence[str],
+    *,
+    labels: IntVector | None = None,
+) -> None:
+    """Writes one line an image: path, label, prediction, confidence, probabilities.
+
+    Label and prediction are written by name. Probabilities have as many digits as a
+    float32 needs to come back to the same bits. Of images whose class nobody knows,
+    there are no `labels`, and the table has no such column.
+
+    Raises:
+      ValueError: the lengths do not fit, or two classes have one name.
+    """
+    known = labels is not None
+    indices = np.asarray(labels if known else np.zeros(len(paths), int))
+    table = np.asarray(probabilities, dtype=np.float32)
+    if table.shape != (len(paths), len(classes)) or indices.shape != (len(paths),):
+        raise ValueError(
+            f"{len(paths)} paths, labels {indices.shape} and probabilities "
+            f"{table.shape} do not fit {len(classes)} classes"
+        )
+    if len(set(classes)) != len(classes):
+        raise ValueError(f"two classes have one name: {', '.join(sorted(classes))}")
+    with atomic_path(path) as temporary, _open(temporary, "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        fixed = [name for name in FIXED_COLUMNS if known or name != "label"]
+        rows.writerow((*fixed, *classes))
+        for source, label, row in zip(paths, indices, table, strict=True):
+            best = int(np.argmax(row))
+            shares = [str(value) for value in row]
+            truth = [classes[label]] if known else []
+            rows.writerow((source, *truth, classes[best], shares[best], *shares))
+
+
+def read_predictions(path: str | Path) -> Evaluation:
+    """Reads what `write_predictions` wrote of images with labels.
+
+    Raises:
+      ValueError: the file is no such table; the message names the line.
+    """
+    with _open(path, "r") as file:
+        rows = csv.reader(file)
+        header = tuple(next(rows, ()))
+        classes = header[len(FIXED_COLUMNS) :]
+        if header[: len(FIXED_COLUMNS)] != FIXED_COLUMNS or not classes:
+            raise ValueError(
+                f"{path}: the first line must name the columns "
+                f"{', '.join(FIXED_COLUMNS)} and then the classes"
+            )
+        index = {name: i for i, name in enumerate(classes)}
+        paths, labels, numbers = [], [], []
+        for row in rows:
+            try:
+                source, label, prediction, *values = row
+                labels.append(index[label])
+                index[prediction]
+                numbers.append([float(value) for value in values])
+                if len(values) != 1 + len(classes):
+                    raise ValueError
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected a path, two of the "
+                    f"{len(classes)} class names and {1 + len(classes)} numbers"
+                ) from None
+            paths.append(source)
+    table = np.array(numbers, np.float32).reshape(len(paths), 1 + len(classes))
+    return Evaluation(
+        paths=tuple(paths),
+        labels=np.array(labels, np.int32),
+        probabilities=table[:, 1:],
+        classes=classes,
+    )
+
+
+def _open(path: str | Path, mode: str) -> IO[str]:
+    """Opens a table as text, such that any file name survives.
+
+    A file name is bytes; those that are no UTF-8 reach Python as surrogates, and become
+    the same bytes again in this way only.
+    """
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")

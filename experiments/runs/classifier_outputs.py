@@ -1,0 +1,126 @@
+"""What a classification run leaves behind: predictions, pictures, the report."""
+
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from converters.bundle import Bundle
+from experiments.command.console import Console
+from experiments.inference.classifier import explainer
+from experiments.pages import plots
+from experiments.pages.analysis_page import first_look
+from experiments.pages.findings import gather
+from experiments.pages.page import About, write_report
+from experiments.pages.predictions import write_predictions
+from jaxvision import metrics
+from jaxvision.data import Dataset, Split
+from jaxvision.evaluation import Evaluation
+
+
+def write_outputs(
+    folder: Path,
+    about: About,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    bundle: Bundle,
+    *,
+    kept: str,
+    console: Console,
+) -> dict[str, float]:
+    """Writes all of a run folder that follows from its last predictions.
+
+    Args:
+      folder: the run's.
+      about: what there is to say of any run.
+      dataset: what was trained on and judged by.
+      evaluation: of the validation images, by the kept epoch's model.
+      bundle: that model.
+      kept: which epoch that is: "best epoch" or "last epoch".
+      console: is told the results.
+
+    Returns:
+      `val_accuracy` and `val_macro_f1` of the kept epoch's model.
+    """
+    images = dataset.val.images
+    write_predictions(
+        folder / "predictions.csv",
+        evaluation.paths,
+        evaluation.probabilities,
+        evaluation.classes,
+        labels=evaluation.labels,
+    )
+    plots.curves(about.history, folder / "curves.png")
+    plots.confusion(evaluation.matrix, evaluation.classes, folder / "confusion.png")
+    plots.mistakes(images, evaluation, folder / "mistakes.png")
+    page, lines = write_page(folder, about, dataset.train, images, evaluation, bundle)
+    console.table(_per_class_table(evaluation))
+    for line in [*map(str, evaluation.pairs[:3]), *lines]:
+        console.say(line)
+    for note in about.notes:
+        console.say(f"WARNING: {note}", style="bold yellow")
+    console.say(
+        f"{kept}: accuracy {evaluation.accuracy:.2%}, macro F1 "
+        f"{evaluation.macro_f1:.3f}, {len(evaluation)} validation images; see {page}"
+    )
+    return numbers(evaluation)
+
+
+def write_page(
+    folder: Path,
+    about: About,
+    train: Split,
+    images: np.ndarray,
+    evaluation: Evaluation,
+    bundle: Bundle,
+) -> tuple[Path, list[str]]:
+    """Writes `folder/report.html` with everything that the analysis finds.
+
+    Args:
+      folder: the run's.
+      about: what there is to say of any run.
+      train: squares of the photos' whole short side, of any size.
+      images: evaluation crops.
+      evaluation: of these.
+      bundle: the model that was evaluated, to explain its mistakes.
+
+    Returns:
+      The page's path, and the sentences at its top.
+    """
+    is_wrong = bool((evaluation.predictions != evaluation.labels).any())
+    findings = gather(
+        train,
+        images,
+        evaluation,
+        about.history,
+        share=bundle.preprocessing.crop / bundle.preprocessing.resize,
+        explain=explainer(bundle) if is_wrong else None,
+    )
+    page = write_report(folder, about, evaluation=evaluation, findings=findings)
+    lines = first_look(findings, about.history, evaluation.classes)
+    return page, [line["text"] for line in lines]
+
+
+def numbers(evaluation: Evaluation) -> dict[str, float]:
+    """What a run returns of an evaluation."""
+    return {
+        "val_accuracy": evaluation.accuracy,
+        "val_macro_f1": evaluation.macro_f1,
+    }
+
+
+def _per_class_table(evaluation: Evaluation) -> Table:
+    rates = metrics.per_class(evaluation.matrix)
+    table = Table(box=None, header_style="bold")
+    table.add_column("class")
+    for name in ("precision", "recall", "F1", "images"):
+        table.add_column(name, justify="right")
+    for index in np.argsort(rates.f1, kind="stable"):
+        table.add_row(
+            evaluation.classes[int(index)],
+            f"{rates.precision[index]:.3f}",
+            f"{rates.recall[index]:.3f}",
+            f"{rates.f1[index]:.3f}",
+            str(rates.support[index]),
+        )
+    return table

@@ -1,0 +1,272 @@
+"""What a super-resolution run leaves behind: its figures, pictures and the report."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+from experiments.command.console import Console
+from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
+from experiments.runs.folder import write_rows
+from jaxvision import image_metrics
+from jaxvision.data.pairs import SCALE
+from jaxvision.data.photos import Photo, centre
+from jaxvision.preprocess import to_float
+from experiments.pages import plots
+from experiments.pages.enlargements import Example, Version, draw_enlargements
+from experiments.pages.page import About, write_report
+
+PROTOCOL = f"luma (Y of BT.601), {SCALE} pixels of border cut off, 8 bits"
+EXAMPLES = 6
+"""Most photographs in the picture."""
+TILES = (96, 48, 24)
+"""Sides of the tiles of low resolution, a compilation each: a photograph is computed in
+the largest that it holds."""
+SQUARE = 256
+"""Most pixels a side of what the perceptual distance is taken of, from the centre."""
+METHODS = ("bicubic", "model")
+
+Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
+"""`distance(images, truth)` of uint8 squares, an image each: lower is more alike."""
+
+
+Means = Mapping[tuple[str, str], dict[str, float]]
+"""Set and method -> the means of the figures."""
+
+
+class Row(NamedTuple):
+    """What one method made of one photograph: its figures."""
+
+    group: str
+    photo: str
+    method: str
+    psnr: float
+    ssim: float
+    distance: float | None
+
+
+def write_outputs(
+    folder: Path,
+    about: About,
+    *,
+    enlarger: Enlarger,
+    groups: Mapping[str, Sequence[Photo]],
+    distance: Distance | None,
+    console: Console,
+) -> dict[str, float]:
+    """Writes all of a run folder that follows from its best model.
+
+    Args:
+      folder: the run's.
+      about: what there is to say of any run.
+      enlarger: the best model.
+      groups: the photographs to judge by, whole: name of the set -> photographs.
+      distance: a perceptual distance to report beside PSNR and SSIM.
+      console: is told the results.
+
+    Returns:
+      The means of each set: `<set>_psnr`, `<set>_ssim` and, where there is a distance,
+      `<set>_distance`, of the model; with `_bicubic` behind, of bicubic.
+    """
+    rows, examples = judge(enlarger, groups, distance=distance, console=console)
+    means = {
+        (group, method): _means(
+            [row for row in rows if (row.group, row.method) == (group, method)]
+        )
+        for group in groups
+        for method in METHODS
+    }
+    _write_tables(folder, rows, means, groups)
+    plots.curves(about.history, folder / "curves.png")
+    draw_enlargements(examples, folder / "comparison.png", protocol=PROTOCOL)
+    page = write_report(
+        folder,
+        about._replace(summary={**about.summary, **_summary(means, groups)}),
+        pictures={
+            "Low resolution, bicubic, the model, the true photo": "comparison.png"
+        },
+        commands={
+            "Double the size of a photo": (
+                f"python -m experiments.superres upscale {shlex.quote(str(folder))} "
+                "PHOTO.jpg --output DIR"
+            )
+        },
+    )
+    console.table(_table(groups, means))
+    for note in about.notes:
+        console.say(f"WARNING: {note}", style="bold yellow")
+    console.say(f"{PROTOCOL}; see {page}")
+    return {
+        f"{group}_{name}{'' if method == 'model' else '_bicubic'}": value
+        for (group, method), values in means.items()
+        for name, value in values.items()
+    }
+
+
+def _write_tables(
+    folder: Path, rows: Sequence[Row], means: Means, groups: Mapping[str, Sized]
+) -> None:
+    """`results.csv`, a row a set and method, and `photos.csv`, one a photograph too."""
+    write_rows(
+        folder / "results.csv",
+        [
+            {"set": group, "photos": len(groups[group]), "method": method, **values}
+            for (group, method), values in means.items()
+        ],
+    )
+    write_rows(
+        folder / "photos.csv",
+        [
+            {
+                "set": row.group,
+                "photo": row.photo,
+                "method": row.method,
+                **_means([row]),
+            }
+            for row in rows
+        ],
+    )
+
+
+def _summary(means: Means, groups: Mapping[str, Sized]) -> dict[str, str]:
+    """What the page says of each set, and by which protocol."""
+    said = {
+        f"PSNR and SSIM on {group}": "; ".join(
+            f"{method} {_said(means[group, method])}" for method in METHODS
+        )
+        for group in groups
+    }
+    return said | {"Protocol": PROTOCOL}
+
+
+def judge(
+    enlarger: Enlarger,
+    groups: Mapping[str, Sequence[Photo]],
+    *,
+    distance: Distance | None,
+    console: Console,
+) -> tuple[list[Row], list[Example]]:
+    """The figures of every photograph, and some to show.
+
+    The low resolution is PIL's, and so is the bicubic to compare with.
+    """
+    shown = _choose(groups)
+    rows, examples = [], []
+    total, done = sum(map(len, groups.values())), 0
+    with console.progress("judging") as show:
+        for group, photos in groups.items():
+            side = min(SQUARE, *(min(photo.image.shape[:2]) for photo in photos))
+            for index, photo in enumerate(photos):
+                low, images = enlarge_both(enlarger, photo.image)
+                figures = measure(photo, images)
+                far: Sequence[float | None] = [None] * len(images)
+                if distance is not None:
+                    squares = [centre(image, side) for image in images]
+                    far = distance(squares, centre(photo.image, side))
+                name = Path(photo.name).name
+                for method, pair, one in zip(METHODS, figures, far, strict=True):
+                    rows.append(Row(group, name, method, *pair, one))
+                if (group, index) in shown:
+                    versions = [
+                        Version(method, image, *pair)
+                        for method, image, pair in zip(
+                            METHODS, images, figures, strict=True
+                        )
+                    ]
+                    examples.append(Example(name, low, versions, photo.image))
+                done += 1
+                show("judging", done, total, group)
+    return rows, examples
+
+
+def enlarge_both(
+    enlarger: Enlarger, truth: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The low resolution of a photograph, and what each of `METHODS` makes of it."""
+    height, width = truth.shape[:2]
+    low = _resized(truth, (width // SCALE, height // SCALE))
+    tile = next((tile for tile in TILES if tile <= min(low.shape[:2])), TILES[0])
+    model = enlarge_pixels(enlarger, low, tile=tile)
+    return low, [_resized(low, (width, height)), model]
+
+
+def measure(photo: Photo, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+    """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
+
+    Of a grey file that is its one channel, of any other the luma.
+    """
+    height, width = photo.image.shape[:2]
+    # Padded to powers of two, or each size of photograph would be compiled for.
+    room = [(0, (1 << (side - 1).bit_length()) - side) for side in (height, width)]
+
+    def padded(pixels):
+        if photo.is_gray:
+            pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+        return np.pad(pixels, (*room, (0, 0)))
+
+    psnr, ssim = _figures(
+        np.stack([padded(image) for image in images]),
+        padded(photo.image)[None],
+        np.array([(height, width)], np.int32),
+    )
+    return [(min(float(p), MOST_DB), float(s)) for p, s in zip(psnr, ssim, strict=True)]
+
+
+@jax.jit
+def _figures(images, truth, size):
+    """PSNR and SSIM of each of the padded images."""
+
+    def one(image):
+        pair = to_float(image[None]), to_float(truth)
+        options = {"sizes": size, "border": SCALE, "luma": True, "quantize": True}
+        psnr = image_metrics.psnr(*pair, **options)
+        return psnr[0], image_metrics.ssim(*pair, **options)[0]
+
+    return jax.lax.map(one, images)
+
+
+def _choose(groups: Mapping[str, Sequence[Photo]]) -> set[tuple[str, int]]:
+    """Which photographs are shown: as many of each set, spread over it."""
+    each = max(1, EXAMPLES // len(groups))
+    return {
+        (group, int(index))
+        for group, photos in groups.items()
+        for index in np.linspace(0, len(photos) - 1, min(each, len(photos)))
+    }
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    values = {
+        "psnr": [row.psnr for row in rows],
+        "ssim": [row.ssim for row in rows],
+        "distance": [row.distance for row in rows if row.distance is not None],
+    }
+    return {name: float(np.mean(column)) for name, column in values.items() if column}
+
+
+def _said(values: dict[str, float]) -> str:
+    return f"{values['psnr']:.2f} dB, {values['ssim']:.4f}"
+
+
+def _table(groups: Mapping[str, Sized], means: Means) -> Table:
+    table = Table(box=None, header_style="bold")
+    first = next(iter(means.values()))
+    for name in ("set", "photos", "method", "PSNR", "SSIM"):
+        table.add_column(name, justify="left" if name in ("set", "method") else "right")
+    if "distance" in first:
+        table.add_column("perceptual distance", justify="right")
+    for (group, method), values in means.items():
+        cells = [f"{values['psnr']:.3f} dB", f"{values['ssim']:.4f}"]
+        if "distance" in values:
+            cells.append(f"{values['distance']:.4f}")
+        table.add_row(group, str(len(groups[group])), method, *cells)
+    return table

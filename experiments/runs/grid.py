@@ -1,0 +1,147 @@
+"""Several runs from one command: options with several values, each with all seeds."""
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.runs.comparison import (
+    RESULTS,
+    Done,
+    Numbers,
+    compare,
+    read_results,
+    spelt,
+    write_results,
+)
+from experiments.command.options import to_dict
+from experiments.command.console import Console
+from experiments.runs.folder import CONFIG, Run, begin_run, open_run
+
+LONGEST = 100
+"""Characters of a folder's name, the seed aside."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid."""
+
+    variant: str
+    """The values that tell it from the others, seeds aside."""
+    name: str
+    """Of its folder."""
+    config: Any
+    """The program's options, with one value where several were given."""
+    chosen: Mapping[str, Any]
+    """Option -> that value."""
+    values: Mapping[str, str]
+    """Option -> how it is spelt, of the options that have several values."""
+
+
+def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
+    """The runs that `config` means, those of one variant side by side.
+
+    Args:
+      config: a dataclass with `seed` and `repeats`.
+      axes: its fields that hold several values; one that is there twice counts once.
+
+    Returns:
+      One cell for each combination of values and each seed; its config has one value
+      an axis and no repeats. Whatever the values are, the names suit any file system
+      and differ.
+    """
+    values = {axis: tuple(dict.fromkeys(getattr(config, axis))) for axis in axes}
+    varied = [axis for axis in axes if len(values[axis]) > 1]
+    cells, taken = [], set()
+    for combination in itertools.product(*values.values()):
+        chosen = dict(zip(axes, combination, strict=True))
+        words = {axis: spelt(chosen[axis]) for axis in varied or axes}
+        variant = "-".join(words.values())
+        folder = _unlike(_safe(variant), taken)
+        one = replace(config, **{axis: (value,) for axis, value in chosen.items()})
+        for seed in range(config.seed, config.seed + config.repeats):
+            name = f"{folder}-seed{seed}" if config.repeats > 1 else folder
+            cell = replace(one, seed=seed, repeats=1)
+            differing = {axis: words[axis] for axis in varied}
+            cells.append(Cell(variant, name, cell, chosen, differing))
+    return cells
+
+
+def run(
+    cells: Sequence[Cell],
+    into: Run,
+    run_cell: Callable[[Cell, Run], Numbers | None],
+    *,
+    console: Console,
+    notes: Sequence[str] = (),
+) -> Numbers | None:
+    """Runs all cells that are not complete, each in a folder of its own, and compares.
+
+    A single cell runs in the folder of `into` itself. What was interrupted goes on where it was.
+
+    Args:
+      into: the run that holds them.
+      run_cell: trains a cell in a run's folder and returns the numbers, or None where
+        it was stopped.
+      notes: warnings that a reader of the comparison must not miss.
+
+    Returns:
+      The first cell's numbers; None where a signal stopped the run.
+    """
+    if len(cells) == 1:
+        numbers = run_cell(cells[0], into)
+        if numbers is not None:
+            write_results(into.path / RESULTS, numbers)
+        return numbers
+    found: list[Done] = []
+    for index, cell in enumerate(cells, start=1):
+        path = into.path / cell.name
+        numbers = _results(path / RESULTS, console=console)
+        if numbers is None:
+            console.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
+            numbers = run_cell(cell, _begun(cell, path))
+            if numbers is None:
+                return None
+            write_results(path / RESULTS, numbers)
+        seed = cell.config.seed
+        found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
+    compare(found, into, notes=notes, console=console)
+    return found[0].numbers
+
+
+def _begun(cell: Cell, path: Path) -> Run:
+    """The cell's run, which may have been begun before."""
+    if (path / CONFIG).is_file():
+        return open_run(path)
+    path.mkdir(exist_ok=True)
+    return begin_run(path, to_dict(replace(cell.config, resume=None, config=None)))
+
+
+def _results(path: Path, *, console: Console) -> Numbers | None:
+    """The numbers of a complete run; None where it is still to be run."""
+    if not path.is_file():
+        return None
+    try:
+        return read_results(path)
+    except ValueError as error:
+        console.say(f"WARNING: {error}: its run is completed anew", style="bold yellow")
+        return None
+
+
+def _safe(variant: str) -> str:
+    """A folder's name: letters, digits and the like, not hidden, not too long."""
+    name = re.sub(r"[^A-Za-z0-9._+=-]+", "_", variant[:LONGEST])
+    return name.strip("._-") or "variant"
+
+
+def _unlike(name: str, taken: set[str]) -> str:
+    """`name`, with a number where it is in `taken`, to which it is added.
+
+    Some file systems take capitals for small letters.
+    """
+    numbered = (f"{name}{f'.{n}' if n > 1 else ''}" for n in itertools.count(1))
+    found = next(other for other in numbered if other.lower() not in taken)
+    taken.add(found.lower())
+    return found

@@ -1,0 +1,151 @@
+"""Which weights a fine-tuning starts from, and the model that holds them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from converters import download, weights
+from converters.from_torch import ConversionError, convert
+from experiments.command.console import Console
+from experiments.command.options import RunError, UsageError
+from experiments.training.training import Start
+from jaxvision import models
+from jaxvision.preprocess import Preprocessing
+
+RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
+FILES = (".pth", ".pt", ".safetensors")
+
+
+class Weights(NamedTuple):
+    """The weights that were chosen, before the model exists."""
+
+    arrays: dict[str, np.ndarray] | None
+    """Torch's names and layouts; none: random."""
+    preprocessing: Preprocessing
+    """For 224 px crops."""
+    source: str
+    """What they are, in words."""
+    is_imagenet: bool = False
+    """Whether the last layer is ImageNet's own, which no other data set can use."""
+
+
+def common_weights(
+    names: Sequence[str], which: str, *, is_demo: bool, console: Console
+) -> tuple[str, str]:
+    """What `--weights which` comes to for all of `names`, and a warning or none.
+
+    `auto` is `imagenet`; with the demo photos it is `random` where those of one of the
+    backbones cannot be had, which is said.
+    """
+    lack = ""
+    if which == "auto":
+        rows = [weights.find(name, "imagenet") for name in names]
+        lack = next(filter(None, map(_lack, rows)), "") if is_demo else ""
+        which = "random" if lack else "imagenet"
+    if which != "random" or not is_demo:
+        return which, ""
+    warning = f"The weights are random{lack and ': '}{lack}. {RANDOM}"
+    if lack:
+        console.say(f"WARNING: {warning}", style="bold yellow")
+    return which, warning
+
+
+def choose_weights(name: str, which: str, *, console: Console) -> Weights:
+    """The start of the backbone `name`: `random`, `imagenet`, a version, or a file.
+
+    Raises:
+      UsageError: there are no such weights, or the file does not hold weights.
+      RunError: the weights could not be fetched, or torch is missing to read them.
+    """
+    if which == "random":
+        return Weights(None, Preprocessing(), "random weights")
+    if Path(which).suffix in FILES:
+        try:
+            arrays = weights.load_state_dict(Path(which).expanduser())
+        except ModuleNotFoundError as error:
+            raise RunError(str(error)) from error
+        except ValueError as error:
+            raise UsageError(f"--weights: {error}") from error
+        return Weights(arrays, Preprocessing(), Path(which).name)
+    try:
+        row = weights.find(name, which)
+    except ValueError as error:
+        raise UsageError(
+            f"--weights: {error}; or random, or a {', '.join(FILES)} file"
+        ) from error
+    try:
+        title = f"fetching {row.file}"
+        size = math.ceil(row.mib * 2**20)
+        with console.progress(title) as show:
+            arrays, row = download.imagenet_state_dict(
+                name,
+                row.version,
+                progress=lambda done, total: show(title, done, total or size, ""),
+            )
+    except (download.WeightsError, ModuleNotFoundError) as error:
+        raise RunError(str(error)) from error
+    return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
+
+
+def _lack(row: weights.Row) -> str:
+    """What is missing to have the weights of `row` here; nothing, an empty text."""
+    if download.is_cached(row):
+        return ""
+    if not weights.has_torch():
+        return "ImageNet weights are not cached, and converting them needs torch"
+    if not download.reachable(row):
+        return "ImageNet weights are neither cached nor reachable"
+    return ""
+
+
+def build(
+    name: str, chosen: Weights, *, num_classes: int, size: int, seed: int
+) -> Start:
+    """The model for `num_classes` with the weights that were chosen.
+
+    Its last layer is that of the weights where it fits the number of classes and is not
+    ImageNet's own, else a new one, drawn as `torch.nn.Linear` draws it.
+
+    Args:
+      name: a row of the models.
+      chosen: the weights.
+      num_classes: width of the last layer.
+      size: side of the crops that it is to take; the share of the photo is theirs.
+      seed: of what is random.
+
+    Raises:
+      UsageError: the tensors do not fit the backbone.
+    """
+    rngs = nnx.Rngs(seed)
+    preprocessing, source = scaled(chosen.preprocessing, size), chosen.source
+    if chosen.arrays is None:
+        model = models.create(name, num_classes=num_classes, rngs=rngs)
+        return Start(name, model, preprocessing, source)
+    head = f"{models.variant(name).head}."
+    arrays = dict(chosen.arrays)
+    model = models.abstract(name, num_classes=num_classes)
+    theirs = None if chosen.is_imagenet else arrays.get(f"{head}bias")
+    if theirs is not None and theirs.shape == (num_classes,):
+        source += ", with its last layer"
+    else:
+        models.new_head(name, model, rngs=rngs)
+        filled = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+        path = tuple(int(p) if p.isdigit() else p for p in head.rstrip(".").split("."))
+        arrays[f"{head}weight"] = np.asarray(filled[*path, "kernel"][...]).T
+        arrays[f"{head}bias"] = np.asarray(filled[*path, "bias"][...])
+        source += ", with a new last layer"
+    try:
+        return Start(name, convert(model, arrays), preprocessing, source)
+    except ConversionError as error:
+        raise UsageError(f"--weights: {error}") from error
+
+
+def scaled(preprocessing: Preprocessing, size: int) -> Preprocessing:
+    """The same share of the photo at another crop size."""
+    resize = round(size * preprocessing.resize / preprocessing.crop)
+    return replace(preprocessing, resize=resize, crop=size)

@@ -1,0 +1,131 @@
+"""The last layer by itself, and what else of a model is not trained."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from converters.rules import RULES
+from experiments.command.console import Console
+from experiments.command.options import UsageError
+from experiments.training.recipe import ClassifierRecipe
+from experiments.training.training import (
+    Network,
+    Start,
+    Training,
+    compute_dtype,
+    layers_of,
+    make_mesh,
+)
+from jaxvision import models, train
+from jaxvision.data import Progress
+from jaxvision.functional import has_prefix, modules, replace_arrays
+from jaxvision.linear_probe import split_head, trains_head_alone
+from jaxvision.optim import Optim
+from jaxvision.typing import Apply, Array, Transform
+
+HEAD = Optim(name="adamw", lr=3e-3, weight_decay=1e-2)
+"""For the last layer alone, whose inputs are computed once."""
+
+
+def head_phase(recipe: ClassifierRecipe, *, epochs: int) -> ClassifierRecipe:
+    """The recipe of epochs in which the last layer alone is trained."""
+    return replace(
+        recipe,
+        epochs=epochs,
+        optim=HEAD,
+        augment="none",
+        mix="none",
+        freeze="backbone",
+        tta="none",
+        ema=0.0,
+    )
+
+
+def is_trained_alone(start: Start, network: Network, recipe: ClassifierRecipe) -> bool:
+    """Whether the last layer alone is trained, on images that never change."""
+    head = models.variant(start.name).head
+    same = (recipe.augment, recipe.mix, recipe.tta) == ("none", "none", "none")
+    return same and trains_head_alone(start.model, head=head, frozen=network.frozen)
+
+
+def split_last(
+    start: Start, network: Network, recipe: ClassifierRecipe, photos: Transform
+) -> tuple[Callable[..., Array], Apply]:
+    """`see(images, progress)`, all that comes before the last layer; and that layer."""
+    layers_of(network)  # says so where the images are too small
+    body, last = split_head(
+        models.abstract(start.name),
+        head=models.variant(start.name).head,
+        dtype=compute_dtype(recipe),
+    )
+    step = train.make_eval_step(
+        body,
+        # Without augmentation a key means the centre crop, which validation images are.
+        [lambda _, batch: photos(jax.random.key(0), batch)],
+        batch_size=recipe.batch_size,
+        mesh=make_mesh(recipe),
+    )
+
+    def see(images: Array, progress: Progress) -> Array:
+        found = []
+        for begin in range(0, len(images), recipe.batch_size):
+            batch = images[begin : begin + recipe.batch_size]
+            found.append(step(network.params, network.stats, batch))
+            progress(min(begin + recipe.batch_size, len(images)), len(images))
+        return jnp.concatenate(found)
+
+    return see, last
+
+
+def frozen_prefixes(name: str, freeze: str) -> tuple[str, ...]:
+    """The path prefixes that `--freeze` names.
+
+    Args:
+      name: a row of the models.
+      freeze: none, backbone, or prefixes with commas between.
+
+    Raises:
+      UsageError: a prefix fits no layer.
+    """
+    if freeze == "none":
+        return ()
+    # Dropout is frozen too: the last layer then sees the same of a photo each time.
+    layers = {
+        ".".join(map(str, path))
+        for path, module in modules(models.abstract(name))
+        if type(module) in (*RULES, nnx.Dropout)
+    }
+    if freeze == "backbone":
+        return tuple(sorted(layers - {models.variant(name).head}))
+    prefixes = tuple(part.strip() for part in freeze.split(","))
+    for prefix in prefixes:
+        if not prefix or not any(
+            has_prefix(tuple(layer.split(".")), (prefix,)) for layer in layers
+        ):
+            tops = ", ".join(sorted({layer.split(".")[0] for layer in layers}))
+            raise UsageError(
+                f"--freeze: no layer of {name} lies under {prefix!r}; it has {tops}"
+            )
+    return prefixes
+
+
+def fit_head(training: Training, model: nnx.Module, console: Console) -> None:
+    """Trains as `training` says, in one go and without a folder, into `model`."""
+    plan, state = training.plan, training.start(model)
+    begun = time.perf_counter()
+    for epoch in range(plan.epochs):
+        state, sums = plan.run_steps(
+            state, plan.no_sums(), plan.data, plan.order(epoch), 0, plan.steps, plan.key
+        )
+    numbers = plan.evaluate(state)
+    replace_arrays(model, state.params, state.stats)  # the old ones are donated
+    console.say(
+        f"last layer alone: {plan.epochs} epochs in "
+        f"{time.perf_counter() - begun:.1f} s, "
+        f"train loss {float(sums['loss']) / plan.steps:.4g}, "
+        f"val accuracy {numbers['val_accuracy']:.2%}"
+    )

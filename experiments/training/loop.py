@@ -1,0 +1,299 @@
+"""The one epoch loop: compiled stretches of steps, with a look at the clock between."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.command.console import Console, Show
+from experiments.command.options import RunError, UsageError
+from experiments.command.signals import Stop
+from experiments.runs.folder import write_rows
+from jaxvision import checkpoint
+from jaxvision.train import TrainState
+
+STRETCH_SECONDS = 5.0
+"""How long the device works before the host looks at signals, NaN and the bar.
+
+On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
+224 pixels: a shorter stretch would cost more than it shows."""
+
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is made of, besides its state."""
+
+    run_steps: Callable
+    """As `jaxvision.train.make_epoch` gives it."""
+    data: dict[str, jax.Array]
+    """The training set on the device: arrays of one length, `image` among them."""
+    fingerprint: str
+    """A digest of the training set, the same for the same photos and classes."""
+    metrics: tuple[str, ...]
+    """What the loss function reports; `loss` among them."""
+    batch_size: int
+    epochs: int
+    key: jax.Array
+    """All randomness of the run comes from it and the numbers of epoch and step."""
+    evaluate: Callable[[TrainState], dict[str, float]]
+    """The validation numbers, `val_...`, of a state."""
+    learning_rate: Callable[[int], Any]
+    """The schedule, by step."""
+    judged_by: str
+    """The column whose largest value marks the epoch to keep; `epoch` is the last."""
+    keep_best: Callable[[TrainState, Path], None]
+    """Called with a new best epoch's state and the folder, before its checkpoint."""
+    repeat: int = 1
+    """How often an epoch shows each image, where a random crop of it is another one."""
+    patience: int = 0
+    """Epochs without a better one before the training ends early; 0: it never does."""
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch; images that do not fill a batch wait for another epoch."""
+        return self.repeat * len(self.data["image"]) // self.batch_size
+
+    @property
+    def images(self) -> int:
+        """Images that an epoch shows."""
+        return self.steps * self.batch_size
+
+    def title(self, epoch: int) -> str:
+        """Which epoch it is, counted from one, of how many."""
+        return f"epoch {epoch + 1}/{self.epochs}"
+
+    def order(self, epoch: int) -> jax.Array:
+        """The order of the images in an epoch, counted from zero."""
+        key = jax.random.fold_in(self.key, epoch)
+        count = len(self.data["image"])
+        return jax.random.permutation(key, self.repeat * count) % count
+
+    def is_done(self, history: History) -> bool:
+        """Whether no further epoch is due."""
+        judged = [row[self.judged_by] for row in history]
+        waited = len(judged) - 1 - judged.index(max(judged)) if judged else 0
+        return len(history) >= self.epochs or 0 < self.patience <= waited
+
+    def no_sums(self) -> dict[str, jax.Array]:
+        """The sums of the metrics before an epoch's first step."""
+        zeros = {name: np.zeros((), np.float32) for name in self.metrics}
+        return jax.device_put(zeros, self.data["image"].sharding)
+
+
+@dataclass
+class _Place:
+    """Where a training stands; its state is donated to each step."""
+
+    state: TrainState
+    sums: dict[str, jax.Array]
+    """The metrics summed over the steps of this epoch."""
+    history: History
+    epoch: int = 0
+    start: int = 0
+    """The next step of the epoch."""
+    seconds: float = 0.0
+    """How long the epoch's steps took."""
+
+
+def fit(
+    state: TrainState, plan: Plan, folder: Path, *, console: Console, stop: Stop
+) -> History:
+    """Trains from `folder`'s newest checkpoint, or from `state`, to the last epoch.
+
+    Writes `checkpoints/` and `metrics.csv` below `folder`. Returns the history, a row
+    an epoch, also where `stop` ended the run: then `plan.is_done` denies it.
+
+    Raises:
+      RunError: the loss or the weights are no longer finite; the last good checkpoint,
+        which is that of the epoch before, stays.
+      UsageError: the checkpoint is of other training data.
+    """
+    checkpoints = folder / "checkpoints"
+    at = _restored(_Place(state, plan.no_sums(), []), plan, folder, console)
+    saved = at.epoch, at.start
+    with (
+        checkpoint.Saver(checkpoints) as saver,
+        console.progress("compiling") as show,
+    ):
+        if not plan.is_done(at.history):
+            _compile(at, plan, console, show)
+        while not plan.is_done(at.history) and not stop:
+            try:
+                means = _run_epoch(at, plan, show, stop)
+            except _DivergedError as error:
+                saver.wait()
+                raise RunError(_diverged(checkpoints, at.epoch, error.step)) from None
+            if at.start < plan.steps:
+                break
+            _end_epoch(at, plan, folder, means, console)
+            _save(saver, at, plan)
+            saved = at.epoch, at.start
+            if plan.is_done(at.history) and at.epoch < plan.epochs:
+                console.say(f"no better epoch in {plan.patience}: the training ends")
+        if stop and saved != (at.epoch, at.start):
+            _save(saver, at, plan)
+    return at.history
+
+
+def _restored(at: _Place, plan: Plan, folder: Path, console: Console) -> _Place:
+    """The place of the newest checkpoint that is whole, or `at`."""
+    abstract = jax.tree.map(_like, {"state": at.state, "sums": at.sums})
+    restored = checkpoint.restore(folder / "checkpoints", abstract)
+    if restored is None:
+        return at
+    for fault in restored.skipped:
+        console.say(f"passed over a damaged checkpoint: {fault}", style="yellow")
+    facts = dict(restored.metadata)
+    if facts.pop("data") != plan.fingerprint:
+        raise UsageError(
+            f"the training photos are not those that the run in {folder} began "
+            "with: give it the same --data, or start a new run"
+        )
+    at = _Place(**restored.tree, **facts)
+    if not plan.is_done(at.history):
+        console.say(
+            f"resumed at epoch {at.epoch + 1}, step {at.start + 1} of {plan.steps}"
+        )
+    return at
+
+
+def _save(saver: checkpoint.Saver, at: _Place, plan: Plan) -> None:
+    saver.save(
+        at.epoch * (plan.steps + 1) + at.start,
+        {"state": at.state, "sums": at.sums},
+        metadata={
+            "history": at.history,
+            "epoch": at.epoch,
+            "start": at.start,
+            "seconds": at.seconds,
+            "data": plan.fingerprint,
+        },
+    )
+
+
+def _compile(at: _Place, plan: Plan, console: Console, show: Show) -> None:
+    """Takes no step, so that the first epoch's time is that of its steps."""
+    show("compiling", 0, plan.epochs * plan.images, "")
+    begun = time.perf_counter()
+    at.state, at.sums = plan.run_steps(
+        at.state, at.sums, plan.data, plan.order(at.epoch), 0, 0, plan.key
+    )
+    jax.block_until_ready(at.sums)
+    console.say(f"compiled in {time.perf_counter() - begun:.1f} s")
+
+
+class _DivergedError(Exception):
+    """Something is no longer finite by this step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+
+def _run_epoch(at: _Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float]:
+    """Goes on with the epoch, to its end or to where `stop` ends it.
+
+    Returns:
+      The metrics' means over the steps so far.
+
+    Raises:
+      _DivergedError: the loss or the weights are no longer finite.
+    """
+    order = plan.order(at.epoch)
+    stretch, means = 1, {}
+    while at.start < plan.steps and not stop:
+        end = min(plan.steps, at.start + stretch)
+        begun = time.perf_counter()
+        at.state, at.sums = plan.run_steps(
+            at.state, at.sums, plan.data, order, at.start, end, plan.key
+        )
+        means = {name: float(value) / end for name, value in at.sums.items()}
+        if not all(map(math.isfinite, means.values())):
+            raise _DivergedError(end)
+        took = time.perf_counter() - begun
+        at.seconds += took
+        pace = (end - at.start) / took
+        stretch = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
+        at.start = end
+        show(
+            plan.title(at.epoch),
+            at.epoch * plan.images + at.start * plan.batch_size,
+            plan.epochs * plan.images,
+            f"loss {means['loss']:.3g}  {_others(means)}"
+            f"{pace * plan.batch_size:.0f} images/s",
+        )
+    # The loss is older than the last update, which may have been the bad one.
+    if not all_finite((at.state.params, at.state.stats)):
+        raise _DivergedError(at.start)
+    return means
+
+
+def _end_epoch(
+    at: _Place, plan: Plan, folder: Path, means: dict[str, float], console: Console
+) -> None:
+    """Judges the epoch, keeps its model where it is the best, adds its row."""
+    row = {
+        "epoch": at.epoch + 1,
+        **{f"train_{name}": value for name, value in means.items()},
+        **plan.evaluate(at.state),
+        "learning_rate": float(plan.learning_rate(int(at.state.step) - 1)),
+        "images_per_second": plan.images / at.seconds,
+        "seconds": at.seconds,
+    }
+    best = max((r[plan.judged_by] for r in at.history), default=-math.inf)
+    if row[plan.judged_by] > best:
+        plan.keep_best(at.state, folder)
+    at.history.append(row)
+    write_rows(folder / "metrics.csv", at.history)
+    console.say(_line(plan.title(at.epoch), row))
+    at.epoch, at.start, at.seconds = at.epoch + 1, 0, 0.0
+    at.sums = plan.no_sums()
+
+
+def _like(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+
+
+def _others(means: dict[str, float]) -> str:
+    return "".join(
+        f"{name} {value:.1%}  " if name == "accuracy" else f"{name} {value:.3f}  "
+        for name, value in means.items()
+        if name != "loss"
+    )
+
+
+def _line(title: str, row: dict[str, float]) -> str:
+    numbers = [
+        f"{name.replace('_', ' ')} "
+        + (f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4g}")
+        for name, value in row.items()
+        if name.startswith(("train_", "val_"))
+    ]
+    speed = f"{row['images_per_second']:.1f} images/s, {row['seconds']:.1f} s"
+    return f"{title}: {', '.join(numbers)}, {speed}"
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no number of `tree` is infinite or NaN."""
+    flags = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(flags).all()
+
+
+def _diverged(checkpoints: Path, epoch: int, step: int) -> str:
+    where = (
+        f"the last good checkpoint is kept in {checkpoints}"
+        if checkpoint.steps(checkpoints)
+        else "that was before the first checkpoint"
+    )
+    return (
+        f"loss or weights are no longer finite by step {step} of epoch {epoch + 1}; "
+        f"{where}. Try a smaller --optim.lr, --optim.clip 1 or --optim.warmup-epochs 1"
+    )

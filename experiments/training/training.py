@@ -1,0 +1,257 @@
+"""What trains any network by a recipe: the shared half of all experiments."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.command.console import Console
+from experiments.command.options import UsageError
+from experiments.training.loop import Plan
+from experiments.training.recipe import Recipe
+from jaxvision import optim, parallel, train
+from jaxvision.functional import functionalize, order_of_use
+from jaxvision.preprocess import Preprocessing
+from jaxvision.typing import Apply, LossFn, Transform, Tree
+
+
+class Start(NamedTuple):
+    """A model to train, as it is before the first step.
+
+    Attributes:
+      name: a row of the models.
+      model: with the weights it starts from.
+      preprocessing: what it expects of its images.
+      source: where the weights are from, in words.
+      frozen: path prefixes that are never trained, whatever the recipe says.
+    """
+
+    name: str
+    model: nnx.Module
+    preprocessing: Preprocessing
+    source: str = "random weights"
+    frozen: tuple[str, ...] = ()
+
+
+class Network(NamedTuple):
+    """What is trained, apart from its arrays.
+
+    Attributes:
+      apply: as `functionalize` gives it, in the recipe's compute type.
+      params, stats: its arrays, for their shapes.
+      size: side of its training images, in pixels.
+      frozen: path prefixes that are not trained.
+      layers: the paths of its layers, the first one first, where they learn at
+        different rates.
+    """
+
+    apply: Apply
+    params: Tree
+    stats: Tree
+    size: int
+    frozen: tuple[str, ...] = ()
+    layers: Sequence[tuple[str, ...]] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is trained for: the half that experiments differ in.
+
+    Attributes:
+      data: the training set, arrays of one length, `image` among them.
+      fingerprint: a digest of the training set, the same for the same data.
+      transforms: what a batch goes through before a step.
+      loss_fn: `loss_fn(out, batch) -> (loss, metrics)`.
+      metrics: the names of these; `loss` among them.
+      evaluate: the validation numbers, `val_...`, of `(params, stats)`.
+      keep: writes `(params, stats)` as the best model of a run's folder.
+      judged_by: the column whose largest value marks the epoch to keep; `epoch`, the
+        last.
+      repeat: how often an epoch shows each image.
+      streams: see `train.make_epoch`.
+    """
+
+    data: Mapping[str, Any]
+    fingerprint: str
+    transforms: Sequence[Transform]
+    loss_fn: LossFn
+    metrics: tuple[str, ...]
+    evaluate: Callable[[Tree, Tree], dict[str, float]]
+    keep: Callable[[Tree, Tree, Path], None]
+    judged_by: str
+    repeat: int = 1
+    streams: train.Streams = train.streams
+
+
+class Training(NamedTuple):
+    """A compiled recipe: any model of the same architecture can start it."""
+
+    plan: Plan
+    start: Callable[[nnx.Module], train.TrainState]
+    """The state before the first step."""
+
+
+def make_training(
+    task: Task,
+    network: Network,
+    recipe: Recipe,
+    *,
+    schedule: optax.Schedule | None = None,
+) -> Training:
+    """All that trains a network for a task by a recipe.
+
+    Args:
+      task: what for.
+      network: what.
+      recipe: how.
+      schedule: the learning rate by step, in place of the recipe's own.
+
+    Raises:
+      UsageError: the batch does not fit the devices, the data or the network.
+    """
+    mesh = make_mesh(recipe)
+    place = partial(jax.device_put, device=parallel.replicated(mesh))
+    frozen, ema = network.frozen, recipe.ema
+    steps = task.repeat * len(task.data["image"]) // recipe.batch_size
+    schedule = schedule or optim.make_schedule(
+        recipe.optim, steps_per_epoch=steps, epochs=recipe.epochs
+    )
+    tx = optim.make_optimizer(recipe.optim, schedule, layers=network.layers)
+    step = train.make_train_step(
+        network.apply,
+        task.loss_fn,
+        tx,
+        frozen=frozen,
+        ema=ema,
+        accumulate=recipe.accumulate,
+    )
+    plan = Plan(
+        run_steps=train.make_epoch(
+            step,
+            task.transforms,
+            batch_size=recipe.batch_size,
+            mesh=mesh,
+            streams=task.streams,
+        ),
+        data=place(dict(task.data)),
+        fingerprint=task.fingerprint,
+        metrics=task.metrics,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        key=place(jax.random.key(recipe.seed)),
+        evaluate=lambda state: task.evaluate(*train.evaluated(state)),
+        learning_rate=schedule,
+        judged_by=task.judged_by,
+        keep_best=lambda state, folder: task.keep(*train.evaluated(state), folder),
+        repeat=task.repeat,
+        patience=recipe.patience,
+    )
+
+    def init(params: Tree, stats: Tree) -> train.TrainState:
+        return train.init_state(params, stats, tx, frozen=frozen, ema=ema)
+
+    def start(model: nnx.Module) -> train.TrainState:
+        _, params, stats = functionalize(model, frozen=frozen)
+        return place(init(params, stats))
+
+    state = jax.eval_shape(init, network.params, network.stats)
+    try:
+        plan.run_steps.eval_shape(
+            state, plan.no_sums(), plan.data, plan.order(0), 0, 0, plan.key
+        )
+    except ValueError as error:  # images or batches that a layer cannot take
+        raise UsageError(
+            f"--batch-size {recipe.batch_size}, images of {network.size} pixels: "
+            f"{error}"
+        ) from error
+    return Training(plan, start)
+
+
+def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
+    """The devices, which can share a batch of the recipe.
+
+    Raises:
+      UsageError: they cannot.
+    """
+    mesh = parallel.make_mesh()
+    try:
+        parallel.check_batch_size(recipe.batch_size, mesh)
+        parallel.check_batch_size(recipe.batch_size // recipe.accumulate, mesh)
+    except ValueError as error:
+        raise UsageError(f"--batch-size: {error}") from error
+    return mesh
+
+
+def make_network(
+    model: nnx.Module, recipe: Recipe, *, size: int, frozen: tuple[str, ...] = ()
+) -> Network:
+    """A model as it is trained by a recipe, on images of `size` pixels a side.
+
+    Raises:
+      UsageError: the images are too small for it.
+    """
+    apply, params, stats = functionalize(
+        model, dtype=compute_dtype(recipe), frozen=frozen
+    )
+    network = Network(apply, params, stats, size, frozen)
+    if recipe.optim.first_layer_lr == 1:
+        return network
+    return network._replace(layers=layers_of(network))
+
+
+def layers_of(network: Network) -> list[tuple[str, ...]]:
+    """The paths of its layers, the first one first.
+
+    Raises:
+      UsageError: the images are too small for it.
+    """
+    image = jax.ShapeDtypeStruct((1, network.size, network.size, 3), jnp.float32)
+    try:
+        return order_of_use(network.apply, network.params, network.stats, image)
+    except ValueError as error:
+        raise UsageError(f"images of {network.size} pixels: {error}") from error
+
+
+def compute_dtype(recipe: Recipe) -> Any | None:
+    """The recipe's compute type as `functionalize` takes it."""
+    return jnp.bfloat16 if recipe.dtype == "bfloat16" else None
+
+
+def compute_type(dtype: str) -> str:
+    """What `auto` means here: bfloat16 on GPU and TPU, float32 on CPU."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def dry_run(
+    training: Training, model: nnx.Module, console: Console
+) -> dict[str, float]:
+    """One training step and one evaluation, nothing written."""
+    plan = training.plan
+    state, sums = plan.run_steps(
+        training.start(model),
+        plan.no_sums(),
+        plan.data,
+        plan.order(0),
+        0,
+        1,
+        plan.key,
+    )
+    numbers = {"train_loss": float(sums["loss"]), **plan.evaluate(state)}
+    console.say(
+        f"dry run: one step of {plan.steps} an epoch, loss "
+        f"{numbers['train_loss']:.4g}; nothing was written"
+    )
+    return numbers
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """How many numbers of `model` are learned."""
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

@@ -1,1 +1,0 @@
-"""A run's results for people: pictures, the table of predictions, one HTML page."""
