@@ -37,7 +37,7 @@ from experiments.superres_training import (
     make_relative,
 )
 from jaxvision import checkpoint, models, perceptual
-from jaxvision.data.photos import Photo, Photos, open_benchmark, open_photos
+from jaxvision.data.pieces import Pieces, Whole, open_benchmark, open_photos
 from jaxvision.models.srcnn import VARIANTS
 from jaxvision.optim import Optim
 from jaxvision.perceptual import Perceptual
@@ -277,7 +277,7 @@ def open_perceptual(config: Config, report: Reporter) -> Perceptual | None:
     return perceptual.make_perceptual(params, layers=dict.fromkeys(layers, 1.0))
 
 
-def _open(config: Config, report: Reporter) -> Photos:
+def _open(config: Config, report: Reporter) -> Pieces:
     try:
         with report.counting("reading photos") as progress:
             return open_photos(
@@ -291,8 +291,8 @@ def _open(config: Config, report: Reporter) -> Photos:
         raise UsageError(f"--data: {error}") from error
 
 
-def _benchmarks(config: Config) -> dict[str, list[Photo]]:
-    found: dict[str, list[Photo]] = {}
+def _benchmarks(config: Config) -> dict[str, list[Whole]]:
+    found: dict[str, list[Whole]] = {}
     for spec in config.benchmark:
         name = Path(spec).expanduser().resolve().name
         try:

@@ -16,7 +16,7 @@ from experiments.superres_training import MOST_DB
 from experiments.upscale import Enlarger, enlarge_pixels
 from jaxvision import image_metrics
 from jaxvision.data.pairs import SCALE
-from jaxvision.data.photos import Photo, centre
+from jaxvision.data.pieces import Whole, centre
 from jaxvision.preprocess import to_float
 from jaxvision.report import plots
 from jaxvision.report.comparison import Example, Version, comparison
@@ -54,7 +54,7 @@ def write_outputs(
     summary: Mapping[str, str],
     history: list[dict[str, float]],
     enlarger: Enlarger,
-    groups: Mapping[str, Sequence[Photo]],
+    groups: Mapping[str, Sequence[Whole]],
     distance: Distance | None,
     notes: Sequence[str],
     report: Reporter,
@@ -136,7 +136,7 @@ def write_outputs(
 
 def judge(
     enlarger: Enlarger,
-    groups: Mapping[str, Sequence[Photo]],
+    groups: Mapping[str, Sequence[Whole]],
     *,
     distance: Distance | None,
     report: Reporter,
@@ -185,7 +185,7 @@ def enlarge_both(
     return low, [_resized(low, (width, height)), model]
 
 
-def measure(photo: Photo, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
 
     Of a grey file that is its one channel, of any other the luma.
@@ -220,7 +220,7 @@ def _figures(images, truth, size):
     return jax.lax.map(one, images)
 
 
-def _choose(groups: Mapping[str, Sequence[Photo]]) -> set[tuple[str, int]]:
+def _choose(groups: Mapping[str, Sequence[Whole]]) -> set[tuple[str, int]]:
     """Which photographs are shown: as many of each set, spread over it."""
     each = max(1, EXAMPLES // len(groups))
     return {
@@ -247,7 +247,7 @@ def _said(values: dict[str, float]) -> str:
     return f"{values['psnr']:.2f} dB, {values['ssim']:.4f}"
 
 
-def _table(groups: Mapping[str, Sequence[Photo]], means: Mapping) -> Table:
+def _table(groups: Mapping[str, Sequence[Whole]], means: Mapping) -> Table:
     table = Table(box=None, header_style="bold")
     first = next(iter(means.values()))
     for name in ("set", "photos", "method", "PSNR", "SSIM"):

@@ -18,7 +18,7 @@ from experiments.loop import Plan
 from experiments.run import Reporter
 from jaxvision import image_metrics, models, optim, parallel, train
 from jaxvision.data.pairs import SCALE, enlarge, random_pairs, reduce
-from jaxvision.data.photos import Photo, Photos, centre
+from jaxvision.data.pieces import Pieces, Whole, centre
 from jaxvision.functional import functionalize, order_of_use
 from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import Preprocessing, to_float
@@ -38,7 +38,7 @@ JITTER = {"flips": 0.0, "full": 0.2}
 
 
 def make_plan(
-    config: "Config", photos: Photos, model: nnx.Module, perceptual: Perceptual | None
+    config: "Config", photos: Pieces, model: nnx.Module, perceptual: Perceptual | None
 ) -> tuple[train.TrainState, Plan]:
     """The first state, and what the loop needs.
 
@@ -216,7 +216,7 @@ def dry_run(state: train.TrainState, plan: Plan, report: Reporter) -> dict[str, 
     return numbers
 
 
-def centre_squares(photos: Sequence[Photo], *, count: int | None = None) -> np.ndarray:
+def centre_squares(photos: Sequence[Whole], *, count: int | None = None) -> np.ndarray:
     """The centres of the photographs, as large as the smallest of all allows.
 
     uint8 `(n, side, side, 3)`, of the first `count` photographs or of all.
@@ -225,7 +225,7 @@ def centre_squares(photos: Sequence[Photo], *, count: int | None = None) -> np.n
     return np.stack([centre(photo.image, side) for photo in photos[:count]])
 
 
-def _fingerprint(photos: Photos) -> str:
+def _fingerprint(photos: Pieces) -> str:
     digest = hashlib.sha256()
     for array in (photos.sizes, photos.images):
         digest.update(array.data)

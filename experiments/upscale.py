@@ -22,7 +22,7 @@ from tyro.conf import Positional, arg
 from converters.bundle import load_bundle
 from experiments.config import RunError, UsageError
 from experiments.run import Reporter
-from jaxvision.data.dataset import Progress
+from jaxvision.data import Progress
 from jaxvision.data.pairs import SCALE, enlarge
 from jaxvision.files import atomic_path
 from jaxvision.functional import functionalize, modules

@@ -18,7 +18,7 @@ from PIL import Image
 
 from jaxvision import preprocess
 from jaxvision.data import open_dataset, tfds_prepare
-from jaxvision.data.photos import open_photos
+from jaxvision.data.pieces import open_photos
 from tests.photos import SIZES, check_error, noise
 
 NATIVE = {"train_size": 32, "eval_resize": 32, "eval_crop": 32}

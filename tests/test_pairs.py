@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision.data import photos as source
+from jaxvision.data import pieces as source
 from jaxvision.data.pairs import enlarge, random_crops, random_pairs, reduce
-from jaxvision.data.photos import open_benchmark, open_photos
+from jaxvision.data.pieces import open_benchmark, open_photos
 
 
 def noise(height, width, seed=0):
