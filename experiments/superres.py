@@ -57,8 +57,8 @@ class Config:
     """srcnn_955 or srcnn_915; with _residual the layers compute what is added to the
     bicubic enlargement."""
     data: str = "demo"
-    """demo; tfds:oxford_iiit_pet; or a folder of photos, whose train and test (or val)
-    are the two splits where it has both."""
+    """demo; tfds:oxford_iiit_pet; a .npz file with x_train, x_test; or a folder of
+    photos, whose train and test (or val) are the two splits where it has both."""
     epochs: int | None = None
     """By default 20, with the demo photos 6."""
     repeat: int | None = None

@@ -159,11 +159,11 @@ def _check_readable(
 ) -> None:
     absent = _absent(labels, source)
     if absent and source.class_roots:
-        name = source.classes[absent[0]]
+        name, root = source.classes[absent[0]], source.class_roots[side]
         lines = [f" ({_line(*one)})" for one in bad if one[0].label() == absent[0]]
         raise ValueError(
-            f"none of the images of class {name!r} in {source.class_roots[side] / name} "
-            f"can be read{lines[0] if lines else ''}: replace them or remove the folder"
+            f"none of the images of class {name!r} in {root / name} can be read"
+            f"{lines[0] if lines else ''}: replace them or remove the folder"
         )
     if not len(labels):
         raise ValueError(f"data {spec!r}: no image can be read; {_line(*bad[0])}")

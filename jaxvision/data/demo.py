@@ -124,7 +124,7 @@ def demo_regions(name: str, size: tuple[int, int]) -> tuple[Box, Box]:
     return _box(train), _box(val)
 
 
-def open_demo(spec: str = "demo", *, labelled: bool) -> Source:
+def open_demo(spec: str, *, labelled: bool) -> Source:
     """929 training and 234 validation crops in nine unbalanced classes.
 
     Without classes the nine photographs, each divided into two regions that do not

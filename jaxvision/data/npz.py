@@ -45,7 +45,7 @@ def open_npz(spec: str, *, labelled: bool) -> Source:
             f"{path.name}/{split}",
             # A grey image three times: a copy, as all that follows takes colour.
             np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x,
-            labels,
+            labels=labels,
             is_gray=x.shape[-1] == 1,
         )
         for split, x, labels in (("train", x_train, y_train), ("test", x_test, y_test))

@@ -47,8 +47,8 @@ class ArrayPhotos(Sequence[Photo]):
         self,
         name: str,
         images: np.ndarray,
-        labels: np.ndarray | None = None,
         *,
+        labels: np.ndarray | None = None,
         is_gray: bool = False,
     ):
         self.images = images
