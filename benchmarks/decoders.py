@@ -31,13 +31,14 @@ def write_photos(folder: Path, *, count: int, size: int) -> None:
 
 def ours(*, folder: str, size: int) -> Case:
     """`jaxvision.data`'s decoding, which opens, turns, checks and resizes."""
-    from jaxvision.data.decode import Sizes, decode_pair, open_photo
+    from jaxvision.data.image_files import file_photo
+    from jaxvision.data.squares import read_squares
 
     paths = sorted(Path(folder).glob("*.jpg"))
-    sizes = Sizes(train_size=size, eval_resize=size, eval_crop=size)
+    photos = [file_photo(path) for path in paths]
 
     def decode():
-        (images, _), (bad, _) = decode_pair(paths, [], open_photo, sizes=sizes)
+        images, bad = read_squares(photos, size=size)
         assert not bad and len(images) == len(paths)
 
     return _case(decode)

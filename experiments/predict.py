@@ -28,8 +28,8 @@ from experiments.inference.classifier import (
 )
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import write_predictions
-from jaxvision.data.decode import Sizes, decode_pair, open_photo
-from jaxvision.data.folder import EXTENSIONS
+from jaxvision.data.image_files import EXTENSIONS, file_photo, find_tree
+from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
 
 MODULE = "experiments.predict"
@@ -123,12 +123,10 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in EXTENSIONS
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
+        try:
+            inside = find_tree(path)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         if not inside:
             raise UsageError(
                 f"{path}: no images in this folder ({' '.join(EXTENSIONS)})"
@@ -143,10 +141,11 @@ def _predicted(
     paths: Sequence[Path], bundle: Bundle, predict: Predict, unreadable: list[str]
 ) -> Iterator[Predicted]:
     """Chunk by chunk; what cannot be read is added to `unreadable`."""
-    sizes = Sizes(1, bundle.preprocessing.resize, bundle.preprocessing.crop)
+    seen = bundle.preprocessing
     for start in range(0, len(paths), CHUNK):
         chunk = paths[start : start + CHUNK]
-        (_, images), (_, bad) = decode_pair([], chunk, open_photo, sizes=sizes)
+        photos = [file_photo(path) for path in chunk]
+        images, bad = read_crops(photos, resize=seen.resize, crop=seen.crop)
         unreadable += [f"{chunk[index]}: {reason}" for index, reason in bad.items()]
         sound = tuple(path for index, path in enumerate(chunk) if index not in bad)
         yield Predicted(sound, images, predict(images))

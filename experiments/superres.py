@@ -39,7 +39,7 @@ from experiments.training.perceptual import (
 )
 from experiments.training.training import dry_run
 from jaxvision import checkpoint, models
-from jaxvision.data.photos import Photo, Photos, open_benchmark, open_photos
+from jaxvision.data.pieces import Pieces, Whole, open_benchmark, open_photos
 from jaxvision.models.srcnn import VARIANTS
 
 MODULE = "experiments.superres"
@@ -53,8 +53,8 @@ class Subject:
     """srcnn_955 or srcnn_915; with _residual the layers compute what is added to the
     bicubic enlargement."""
     data: str = "demo"
-    """demo; tfds:oxford_iiit_pet; or a folder of photos, whose train and test (or val)
-    are the two splits where it has both."""
+    """demo; tfds:oxford_iiit_pet; a .npz file with x_train, x_test; or a folder of
+    photos, whose train and test (or val) are the two splits where it has both."""
     init_from: Path | None = None
     """Start from the model of another run: its folder, or a .safetensors or .pth
     file."""
@@ -183,7 +183,7 @@ def main(config: Config) -> dict[str, float]:
     )
 
 
-def _open(config: Config, *, console: Console) -> Photos:
+def _open(config: Config, *, console: Console) -> Pieces:
     try:
         with console.counting("reading photos") as progress:
             return open_photos(
@@ -197,8 +197,8 @@ def _open(config: Config, *, console: Console) -> Photos:
         raise UsageError(f"--data: {error}") from error
 
 
-def _benchmarks(config: Config) -> dict[str, list[Photo]]:
-    found: dict[str, list[Photo]] = {}
+def _benchmarks(config: Config) -> dict[str, list[Whole]]:
+    found: dict[str, list[Whole]] = {}
     for spec in config.benchmark:
         name = Path(spec).expanduser().resolve().name
         try:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvision.data.dataset import Progress
+from jaxvision.data import Progress
 from jaxvision.typing import Array, Shaped
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from jaxvision import preprocess
 from jaxvision.data import open_dataset
+from jaxvision.data.pieces import open_benchmark, open_photos
 from tests.photos import SIZES, check_error
 
 
@@ -120,3 +121,44 @@ def test_npz_that_is_damaged_is_an_error(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros(3))
     (tmp_path / "b.npy").rename(path)
     check_error(str(path), "holds a single array: write it with numpy.savez")
+
+
+def test_npz_serves_super_resolution_and_its_labels_are_not_asked_for(tmp_path):
+    arrays = npz_arrays()
+    images = {key: arrays[key] for key in ("x_train", "x_test")}
+    np.savez(tmp_path / "tiny.npz", **images, y_test="nothing reads this")
+    found = open_photos(str(tmp_path / "tiny.npz"), crop_size=16, val_count=4)
+    assert (found.name, found.count, len(found.val)) == ("tiny", 20, 4)
+    np.testing.assert_array_equal(found.images, images["x_train"])
+    for photo in found.val:
+        index = int(photo.name.removeprefix("tiny.npz/test/"))
+        np.testing.assert_array_equal(photo.image, images["x_test"][index])
+        assert not photo.is_gray
+    np.savez(tmp_path / "grey.npz", **{k: x[..., 0] for k, x in images.items()})
+    whole = open_benchmark(str(tmp_path / "grey.npz"))
+    assert len(whole) == 30 and all(photo.is_gray for photo in whole)
+    grey = np.repeat(images["x_test"][9, ..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(whole[-1].image, grey)
+    np.savez(tmp_path / "half.npz", x_train=images["x_train"])
+    with pytest.raises(ValueError, match="lacks x_test .*keys x_train, x_test$"):
+        open_photos(str(tmp_path / "half.npz"), crop_size=16)
+
+
+def test_grey_images_of_cifar10s_size_are_not_called_its_classes(tmp_path):
+    arrays = npz_arrays()
+    grey = {k: x[..., 0] if k[0] == "x" else x for k, x in arrays.items()}
+    np.savez(tmp_path / "digits.npz", **grey)
+    data = open_dataset(str(tmp_path / "digits.npz"), **NATIVE)
+    assert data.classes == tuple("0123456789")
+    expected = np.repeat(grey["x_train"][..., None], 3, axis=-1)
+    np.testing.assert_array_equal(data.train.images, expected)
+
+
+def test_npz_of_the_asked_size_is_not_decoded(tmp_path, monkeypatch):
+    np.savez(tmp_path / "tiny.npz", **npz_arrays())
+    monkeypatch.setattr(Image, "fromarray", None)
+    calls = []
+    open_dataset(
+        str(tmp_path / "tiny.npz"), **NATIVE, progress=lambda *done: calls.append(done)
+    )
+    assert calls == []

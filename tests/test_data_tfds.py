@@ -17,9 +17,12 @@ import pytest
 from PIL import Image
 
 from jaxvision import preprocess
-from jaxvision.data import open_dataset, tfds_prepare
-from jaxvision.data.photos import open_photos
-from tests.photos import SIZES, check_error, noise
+from jaxvision.data import open_dataset, tfds, tfds_prepare
+from jaxvision.data.pieces import open_photos
+from tests.photos import SIZES, check_error
+from tests.tiny_photos import photo, photos
+from tests.tiny_photos import prepare as prepare
+from tests.tiny_photos import tiny_photos as tiny_photos
 
 NATIVE = {"train_size": 32, "eval_resize": 32, "eval_crop": 32}
 
@@ -72,66 +75,6 @@ def test_unreachable_names_the_servers_that_do_not_answer(monkeypatch):
     assert set(reasons) == {broken, refused}  # and not `missing`: a server is there
     assert reasons[broken] == "HTTP status 503"
     assert reasons[refused] == "Connection refused"
-
-
-@pytest.fixture(scope="module")
-def tiny_photos():
-    """A set of tfds's whose features and examples each test gives."""
-    tfds = pytest.importorskip("tensorflow_datasets")
-    pytest.importorskip("array_record")
-
-    class TinyPhotos(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        names = ("wolf", "ant", "bee")
-        image = tfds.features.Image()
-        splits = {}
-
-        def _info(self):
-            label = tfds.features.ClassLabel(names=list(self.names))
-            mask = tfds.features.Image(shape=(None, None, 1))
-            features = {"image": self.image, "label": label, "mask": mask}
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {
-                split: self._generate_examples(examples)
-                for split, examples in self.splits.items()
-            }
-
-        def _generate_examples(self, examples):
-            for key, (data, label) in enumerate(examples):
-                mask = io.BytesIO(b"nothing reads the mask")
-                yield key, {"image": io.BytesIO(data), "label": label, "mask": mask}
-
-    return TinyPhotos
-
-
-@pytest.fixture
-def prepare(tiny_photos, monkeypatch, tmp_path):
-    """`prepare(train=[...], ...)` writes tfds:tiny_photos, and gives its builder."""
-    from tensorflow_datasets.core import constants
-
-    monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path))
-
-    def write(**splits):
-        monkeypatch.setattr(tiny_photos, "splits", splits)
-        builder = tiny_photos()
-        builder.download_and_prepare(file_format="array_record")
-        return builder
-
-    return write
-
-
-def photo(seed, height=32, width=32, channels=3, encoding="png"):
-    data = io.BytesIO()
-    Image.fromarray(noise(height, width, channels, seed)).save(data, encoding)
-    return data.getvalue()
-
-
-def photos(count, start=0, **kwargs):
-    return [(photo(start + i, **kwargs), i % 3) for i in range(count)]
 
 
 def records(builder, split):
@@ -206,9 +149,9 @@ def test_photos_for_super_resolution_keep_their_size(prepare):
     np.testing.assert_array_equal(found.images, images)
     images, _ = records(builder, "test")
     assert len(found.val) == 2 and not found.skipped
-    for photo in found.val:
-        index = int(photo.name.removeprefix("tiny_photos/test/"))
-        np.testing.assert_array_equal(photo.image, images[index][:50])
+    for whole in found.val:
+        index = int(whole.name.removeprefix("tiny_photos/test/"))
+        np.testing.assert_array_equal(whole.image, images[index][:50])
 
 
 def test_image_that_cannot_be_read_is_left_out_and_named(prepare):
@@ -220,6 +163,29 @@ def test_image_that_cannot_be_read_is_left_out_and_named(prepare):
     assert len(data.train) == len(data.train.images) == len(data.train.labels) == 5
     assert path not in data.train.paths
     np.testing.assert_array_equal(np.bincount(data.train.labels), [2, 2, 1])
+
+
+def test_labels_cost_no_second_reading(prepare, monkeypatch):
+    prepare(train=photos(6), test=photos(3))
+    record, seen = tfds._Records.record, []
+
+    def counted(self, index):
+        seen.append(index)
+        return record(self, index)
+
+    monkeypatch.setattr(tfds._Records, "record", counted)
+    open_dataset("tfds:tiny_photos", **NATIVE)
+    # And test's first, for whether it has labels.
+    assert sorted(seen) == sorted([0, *range(6), *range(3)])
+
+
+def test_class_that_loses_a_side_to_damage_is_divided_anew(prepare):
+    bad = [(photo(20 + i)[:300], 1) for i in range(8)]
+    prepare(train=[*photos(6), *bad])
+    data = open_dataset("tfds:tiny_photos", **NATIVE)
+    assert len(data.skipped) == 8
+    for split, counts in ((data.train, [1, 1, 1]), (data.val, [1, 1, 1])):
+        assert np.bincount(split.labels, minlength=3).tolist() == counts
 
 
 def test_damaged_records_are_an_error(prepare):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxvision.data import demo, demo_photos, open_dataset
+from jaxvision.data.pieces import open_benchmark, open_photos
 
 SIZES = {"train_size": 72, "eval_resize": 64, "eval_crop": 64}
 
@@ -88,6 +89,18 @@ def test_demo_photos_are_whole():
     assert photos["retina"].shape == (1411, 1411, 3)
     assert photos["coffee"].shape == (400, 600, 3)
     assert all(x.dtype == np.uint8 and x.ndim == 3 for x in photos.values())
+
+
+def test_missing_scikit_image_is_one_line_that_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    message = r"^data 'demo' needs scikit-image: pip install 'jaxvision\[app\]'$"
+    for read in (
+        lambda: open_dataset("demo", **SIZES),
+        lambda: open_photos("demo", crop_size=32),
+        lambda: open_benchmark("demo"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read()
 
 
 def test_demo_needs_no_network(monkeypatch):

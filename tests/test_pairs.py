@@ -1,5 +1,6 @@
 """Photographs for super-resolution, and the pairs that are made of them."""
 
+import hashlib
 import shutil
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxvision.data import photos as source
+from jaxvision.data import pieces as source
 from jaxvision.data.pairs import enlarge, random_crops, random_pairs, reduce
-from jaxvision.data.photos import open_benchmark, open_photos
+from jaxvision.data.pieces import open_benchmark, open_photos
 
 
 def noise(height, width, seed=0):
@@ -153,7 +154,27 @@ def test_large_photos_become_overlapping_pieces(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.val[0].image, noise(60, 35)[10:50, :34])
 
 
+def test_set_aside_is_a_fifth_by_the_names_below_the_folder(tmp_path):
+    for index in range(11):
+        save(tmp_path / "a" / f"{index % 3}" / f"{index}.png", noise(32, 32, index))
+    keys = [f"{index % 3}/{index}.png" for index in range(11)]
+    keys.sort(key=lambda key: hashlib.sha256(f"7/{key}".encode()).digest())
+    found = open_photos(str(tmp_path / "a"), crop_size=32, seed=7)
+    names = {photo.name for photo in found.val}
+    assert names == {str(tmp_path / "a" / key) for key in keys[:2]}
+
+
+def test_benchmark_is_all_below_a_folder_whatever_its_folders_are_called(tmp_path):
+    for index, name in enumerate(("train/0", "test/0", "else/0", "1")):
+        save(tmp_path / f"{name}.png", noise(32, 34, index))
+    names = [photo.name for photo in open_benchmark(str(tmp_path))]
+    expected = [f"{tmp_path}/{x}.png" for x in ("1", "else/0", "test/0", "train/0")]
+    assert names == expected
+
+
 WRONG = [
+    ("one", "one photo only in .*/one: two are needed, one to train on"),
+    ("bare", "no images in .*/bare/val: add some .*or remove the folder"),
     ("/no/such/folder", "no such folder; it may be 'demo'"),
     ("empty", "none of the 0 photos to train on"),
     ("small", "none of the 4 photos to train on .*20 x 40 pixels.*smaller crop"),
@@ -163,10 +184,14 @@ WRONG = [
 @pytest.mark.parametrize(("spec", "message"), WRONG)
 def test_wrong_data_says_what_to_do(tmp_path, spec, message):
     (tmp_path / "empty").mkdir()
+    save(tmp_path / "one" / "0.png", noise(40, 40))
+    save(tmp_path / "bare" / "train" / "0.png", noise(40, 40))
+    (tmp_path / "bare" / "val").mkdir()
     for index in range(5):
         save(tmp_path / "small" / f"{index}.png", noise(40, 20, index))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         open_photos(str(tmp_path / spec), crop_size=32)
+    assert "\n" not in str(caught.value)
 
 
 def test_demo_regions_do_not_meet_and_the_benchmark_is_whole():

@@ -18,7 +18,7 @@ from experiments.runs import enlarger_outputs
 from experiments.runs.enlarger_outputs import measure
 from experiments.superres import Config
 from jaxvision import checkpoint, image_metrics
-from jaxvision.data.photos import Photo
+from jaxvision.data.pieces import Whole
 from jaxvision.optim import Optim
 from jaxvision.preprocess import to_float
 from tests import runs
@@ -145,13 +145,13 @@ def test_figures_are_those_of_scikit_image(finished, photos):
 def test_grey_files_are_judged_by_their_own_levels():
     truth = np.full((32, 32, 3), 100, np.uint8)
     image = truth + np.uint8(10)
-    ((gray, _),) = measure(Photo("x", truth, is_gray=True), [image])
-    ((colour, _),) = measure(Photo("x", truth), [image])
+    ((gray, _),) = measure(Whole("x", truth, is_gray=True), [image])
+    ((colour, _),) = measure(Whole("x", truth), [image])
     assert gray == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     # Of 219 levels of luma these are 101.9 and 110.5, rounded 102 and 110.
     assert colour == pytest.approx(20 * np.log10(255 / 8), abs=1e-3)
     # And not infinite.
-    assert measure(Photo("x", truth), [image, truth])[1][0] == 100.0
+    assert measure(Whole("x", truth), [image, truth])[1][0] == 100.0
 
 
 def test_photos_of_many_sizes_are_measured_by_one_program():
@@ -159,7 +159,7 @@ def test_photos_of_many_sizes_are_measured_by_one_program():
     for height, width in ((34, 62), (50, 40), (64, 64)):
         truth = np.asarray(texture(height, width, 0))
         image = np.asarray(texture(height, width, 1))
-        ((psnr, ssim),) = measure(Photo("x", truth), [image])
+        ((psnr, ssim),) = measure(Whole("x", truth), [image])
         pair = [to_float(jnp.asarray(pixels[None])) for pixels in (image, truth)]
         options = {"border": 2, "luma": True, "quantize": True}
         for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):

@@ -12,7 +12,7 @@ from flax import nnx
 
 from converters.bundle import load_bundle
 from experiments.command.options import UsageError
-from jaxvision.data.dataset import Progress
+from jaxvision.data import Progress
 from jaxvision.data.pairs import SCALE, enlarge
 from jaxvision.functional import functionalize, modules
 from jaxvision.models.srcnn import VARIANTS

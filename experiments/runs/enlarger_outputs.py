@@ -15,7 +15,7 @@ from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
 from jaxvision.data.pairs import SCALE
-from jaxvision.data.photos import Photo, centre
+from jaxvision.data.pieces import Whole, centre
 from jaxvision.preprocess import to_float
 from experiments.pages import plots
 from experiments.pages.enlargements import Example, Version, draw_enlargements
@@ -55,7 +55,7 @@ def write_outputs(
     about: About,
     *,
     enlarger: Enlarger,
-    groups: Mapping[str, Sequence[Photo]],
+    groups: Mapping[str, Sequence[Whole]],
     distance: Distance | None,
     console: Console,
 ) -> dict[str, float]:
@@ -146,7 +146,7 @@ def _summary(means: Means, groups: Mapping[str, Sized]) -> dict[str, str]:
 
 def judge(
     enlarger: Enlarger,
-    groups: Mapping[str, Sequence[Photo]],
+    groups: Mapping[str, Sequence[Whole]],
     *,
     distance: Distance | None,
     console: Console,
@@ -195,7 +195,7 @@ def enlarge_both(
     return low, [_resized(low, (width, height)), model]
 
 
-def measure(photo: Photo, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
     """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
 
     Of a grey file that is its one channel, of any other the luma.
@@ -230,7 +230,7 @@ def _figures(images, truth, size):
     return jax.lax.map(one, images)
 
 
-def _choose(groups: Mapping[str, Sequence[Photo]]) -> set[tuple[str, int]]:
+def _choose(groups: Mapping[str, Sequence[Whole]]) -> set[tuple[str, int]]:
     """Which photographs are shown: as many of each set, spread over it."""
     each = max(1, EXAMPLES // len(groups))
     return {

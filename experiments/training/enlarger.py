@@ -31,7 +31,7 @@ from experiments.training.training import (
 )
 from jaxvision import image_metrics, models, parallel, train
 from jaxvision.data.pairs import SCALE, pair_transform
-from jaxvision.data.photos import Photo, Photos, centre
+from jaxvision.data.pieces import Pieces, Whole, centre
 from jaxvision.functional import functionalize
 from jaxvision.optim import Optim
 from jaxvision.perceptual import Perceptual
@@ -74,7 +74,7 @@ class EnlargerRecipe(Recipe):
 
 
 def make_enlarger_training(
-    photos: Photos,
+    photos: Pieces,
     start: Start,
     recipe: EnlargerRecipe,
     perceptual: Perceptual | None,
@@ -207,7 +207,7 @@ def _architecture(file: Path) -> str | None:
     return weights.read_safetensors(file)[1].get("architecture")
 
 
-def centre_squares(photos: Sequence[Photo], *, count: int | None = None) -> np.ndarray:
+def centre_squares(photos: Sequence[Whole], *, count: int | None = None) -> np.ndarray:
     """The centres of the photographs, as large as the smallest of all allows.
 
     uint8 `(n, side, side, 3)`, of the first `count` photographs or of all.
@@ -216,7 +216,7 @@ def centre_squares(photos: Sequence[Photo], *, count: int | None = None) -> np.n
     return np.stack([centre(photo.image, side) for photo in photos[:count]])
 
 
-def _fingerprint(photos: Photos) -> str:
+def _fingerprint(photos: Pieces) -> str:
     digest = hashlib.sha256()
     for array in (photos.sizes, photos.images):
         digest.update(array.data)

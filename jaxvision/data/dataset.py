@@ -1,12 +1,17 @@
-"""What every source of photographs comes down to: two splits of uint8 squares."""
+"""A classification data set: two splits of uint8 squares, of any source."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-Progress = Callable[[int, int], None]
-"""Called with the photographs done and the photographs in all, in the main thread."""
+from jaxvision.data.photo import ArrayPhotos, Photo, Source
+from jaxvision.data.reader import Progress, make_tick
+from jaxvision.data.sources import find_source
+from jaxvision.data.split import set_aside
+from jaxvision.data.squares import read_crops, read_squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,3 +49,140 @@ class Dataset:
     train: Split
     val: Split
     skipped: tuple[str, ...] = ()
+
+
+class _Read(NamedTuple):
+    """A split, and the photographs that it lacks, with the reasons."""
+
+    split: Split
+    bad: list[tuple[Photo, str]]
+
+
+class _Sizes(NamedTuple):
+    train_size: int
+    eval_resize: int
+    eval_crop: int
+
+
+def open_dataset(
+    spec: str,
+    *,
+    train_size: int,
+    eval_resize: int,
+    eval_crop: int,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Dataset:
+    """The data set that `spec` names, decoded into memory.
+
+    Where the source has no validation images, a fifth of each class is set aside.
+    A photograph that cannot be read is left out and named in `Dataset.skipped`.
+
+    Args:
+      spec: `demo`; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
+        which is split; a `.npz` file with Keras's keys; or `tfds:NAME`, an image
+        classification set of TensorFlow Datasets. All are in `sources.KINDS`.
+      train_size: side of the training squares, in pixels.
+      eval_resize: the short side to which evaluation resizes.
+      eval_crop: side of the evaluation crops.
+      seed: chooses the validation images where the set is split here.
+      progress: called with (done, total) after each photograph; once more from the
+        start where unreadable files make a set be split anew.
+
+    Raises:
+      ValueError: there is no such data set, or it cannot be trained on: the message
+        says what is wrong, where, and what to do.
+    """
+    source = find_source(spec, labelled=True)
+    sizes = _Sizes(train_size, eval_resize, eval_crop)
+    read = partial(_read, sizes=sizes, progress=progress)
+    check = partial(_check_readable, source, spec=spec)
+    if source.val:
+        train, val = read(source.train, source.val)
+        check(train.split.labels, train.bad, side=0)
+        check(val.split.labels, val.bad, side=1)
+        return _dataset(source, train, val)
+    train, val = read(*set_aside(source, seed=seed))
+    if _absent(train.split.labels, source) or _absent(val.split.labels, source):
+        # A small class lost one side to damaged files: divide the sound ones anew.
+        bad = train.bad + val.bad
+        sound = np.concatenate([train.split.labels, val.split.labels])
+        check(sound, bad, side=0)
+        without = {photo.key for photo, _ in bad}
+        train, val = read(*set_aside(source, seed=seed, without=without))
+        train = train._replace(bad=bad + train.bad)
+    return _dataset(source, train, val)
+
+
+def _read(
+    train: Sequence[Photo],
+    val: Sequence[Photo],
+    *,
+    sizes: _Sizes,
+    progress: Progress | None,
+) -> list[_Read]:
+    """Both splits; arrays of the very size are not sent through the threads."""
+    train_size, resize, crop = sizes
+    jobs = (
+        (train, _array(train, train_size), partial(read_squares, size=train_size)),
+        (
+            val,
+            _array(val, crop) if resize == crop else None,
+            partial(read_crops, resize=resize, crop=crop),
+        ),
+    )
+    total = sum(len(photos) for photos, array, _ in jobs if array is None)
+    tick = make_tick(progress, total=total)
+    splits = []
+    for photos, array, decode in jobs:
+        images, bad = decode(photos, tick=tick) if array is None else (array, {})
+        kept = [photo for index, photo in enumerate(photos) if index not in bad]
+        labels = np.array([photo.label() for photo in kept], np.int32)
+        split = Split(images, labels, tuple(photo.name for photo in kept))
+        splits.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
+    return splits
+
+
+def _array(photos: Sequence[Photo], side: int) -> np.ndarray | None:
+    if isinstance(photos, ArrayPhotos) and photos.images.shape[1:3] == (side, side):
+        return photos.images
+    return None
+
+
+def _check_readable(
+    source: Source,
+    labels: np.ndarray,
+    bad: Sequence[tuple[Photo, str]],
+    *,
+    side: int,
+    spec: str,
+) -> None:
+    absent = _absent(labels, source)
+    if absent and source.class_roots:
+        name, root = source.classes[absent[0]], source.class_roots[side]
+        lines = [f" ({_line(*one)})" for one in bad if one[0].label() == absent[0]]
+        raise ValueError(
+            f"none of the images of class {name!r} in {root / name} can be read"
+            f"{lines[0] if lines else ''}: replace them or remove the folder"
+        )
+    if not len(labels):
+        raise ValueError(f"data {spec!r}: no image can be read; {_line(*bad[0])}")
+
+
+def _absent(labels: np.ndarray, source: Source) -> list[int]:
+    present = set(labels.tolist())
+    return [label for label in range(len(source.classes)) if label not in present]
+
+
+def _line(photo: Photo, reason: str) -> str:
+    return f"{photo.name}: {reason}"
+
+
+def _dataset(source: Source, train: _Read, val: _Read) -> Dataset:
+    return Dataset(
+        name=source.name,
+        classes=source.classes,
+        train=train.split,
+        val=val.split,
+        skipped=tuple(_line(*one) for one in (*train.bad, *val.bad)),
+    )

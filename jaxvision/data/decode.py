@@ -1,20 +1,11 @@
-"""Photographs to RGB, many at a time, straight into one uint8 array."""
+"""One file to RGB: any kind of photograph that Pillow reads, turned upright."""
 
 import os
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-from jaxvision import preprocess
-from jaxvision.data.dataset import Progress
-
-Source = TypeVar("Source")
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -32,16 +23,7 @@ class UnreadableImageError(ValueError):
     """A file that is no readable photograph; the message is the reason alone."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes in pixels: the training square; evaluation's short side and its crop."""
-
-    train_size: int
-    eval_resize: int
-    eval_crop: int
-
-
-def open_photo(path: str | Path) -> Image.Image:
+def open_image(file: str | Path | BinaryIO) -> Image.Image:
     """One file as an upright RGB image.
 
     The pixels are those of torchvision's `ImageFolder`, `convert("RGB")`: alpha is
@@ -49,114 +31,43 @@ def open_photo(path: str | Path) -> Image.Image:
     cases, where ImageFolder's pixels are wrong: the EXIF orientation is applied, and
     16-bit grey is scaled to 8 bits, where `convert` clips it to white.
 
+    Args:
+      file: its path, or an open file that can seek.
+
     Raises:
       UnreadableImageError: the file is missing, empty, truncated, no image, larger than
         Pillow's limit against decompression bombs, or of float or 32-bit pixels, whose
         range nobody knows.
     """
     try:
+        if not isinstance(file, str | Path):
+            return _decode(file)
         # Given the path, Pillow takes a tenth longer over a small photo.
-        with open(path, "rb") as file, Image.open(file) as image:
-            image.load()
-            upright = _to_rgb(image)
-            turn = _UPRIGHT.get(_orientation(image))
-    except UnidentifiedImageError:
-        reason = "no image" if os.path.getsize(path) else "an empty file"
-        raise UnreadableImageError(reason) from None
+        with open(file, "rb") as opened:
+            return _decode(opened)
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files: OSError,
         # SyntaxError, struct.error, zlib.error, DecompressionBombError ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImageError(" ".join(reason.split())) from error
+
+
+def is_gray_file(path: str | Path) -> bool:
+    """Whether an image file that can be read has one channel, or one beside alpha."""
+    with Image.open(path) as image:
+        return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+
+
+def _decode(file: BinaryIO) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            image.load()
+            upright = _to_rgb(image)
+            turn = _UPRIGHT.get(_orientation(image))
+    except UnidentifiedImageError:
+        reason = "no image" if file.seek(0, os.SEEK_END) else "an empty file"
+        raise UnreadableImageError(reason) from None
     return upright if turn is None else upright.transpose(turn)
-
-
-def decode_pair(
-    train: Sequence[Source],
-    val: Sequence[Source],
-    open_one: Callable[[Source], Image.Image],
-    *,
-    sizes: Sizes,
-    progress: Progress | None = None,
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[dict[int, str], dict[int, str]]]:
-    """Both splits, decoded in threads: training squares and evaluation crops.
-
-    Pillow's `draft` mode, which decodes a JPEG at a fraction of its size, is not used:
-    it changes the pixels that evaluation sees.
-
-    Args:
-      train: whatever `open_one` opens.
-      val: the same.
-      open_one: gives an RGB image, or raises UnreadableImageError.
-      sizes: of the training squares and the evaluation crops.
-      progress: called after each photograph.
-
-    Returns:
-      The images of `train` and `val`, uint8 `(n, h, w, 3)`, without the unreadable;
-      and for each split the unreadable ones' indices with the reasons.
-    """
-
-    def square(source: Source) -> np.ndarray:
-        image = _resizable(open_one(source), sizes.train_size)
-        return preprocess.square_image(image, size=sizes.train_size)
-
-    def crop(source: Source) -> np.ndarray:
-        image = _resizable(open_one(source), sizes.eval_resize)
-        return preprocess.eval_image(
-            image, resize=sizes.eval_resize, crop=sizes.eval_crop
-        )
-
-    total, done = len(train) + len(val), 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    train_images, train_bad = _fill(train, square, size=sizes.train_size, tick=tick)
-    val_images, val_bad = _fill(val, crop, size=sizes.eval_crop, tick=tick)
-    return (train_images, val_images), (train_bad, val_bad)
-
-
-def _fill(
-    sources: Sequence[Source],
-    load: Callable[[Source], np.ndarray],
-    *,
-    size: int,
-    tick: Callable[[], None],
-) -> tuple[np.ndarray, dict[int, str]]:
-    images = np.empty((len(sources), size, size, 3), np.uint8)
-
-    def work(index: int) -> str | None:
-        try:
-            images[index] = load(sources[index])
-        except UnreadableImageError as error:
-            return str(error)
-        return None
-
-    Image.init()  # here, so that no two threads load Pillow's plugins at once
-    bad = {}
-    with warnings.catch_warnings(), ThreadPoolExecutor(_workers()) as pool:
-        # Pillow warns of odd metadata and large images; what fails is in `bad`.
-        warnings.simplefilter("ignore")
-        # Left early, by Ctrl-C, this loop drops map's iterator, which cancels the rest.
-        for index, reason in enumerate(pool.map(work, range(len(sources)))):
-            if reason is not None:
-                bad[index] = reason
-            tick()
-    if bad:  # closed up in place: a copy would double the memory
-        kept = [index for index in range(len(sources)) if index not in bad]
-        for to, index in enumerate(kept):
-            images[to] = images[index]
-        images = images[: len(kept)]
-    return images, bad
-
-
-def _workers() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count() in a batch job
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -181,13 +92,3 @@ def _orientation(image: Image.Image) -> int:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged metadata; the pixels are fine
         return 1
-
-
-def _resizable(image: Image.Image, short: int) -> Image.Image:
-    """`image`, unless its resized copy would be a decompression bomb of its own."""
-    low, high = sorted(image.size)
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and high / low * short * short > 2 * limit:
-        width, height = image.size
-        raise UnreadableImageError(f"a strip of {width} x {height} pixels")
-    return image

@@ -17,18 +17,18 @@ what scikit-image's documentation says of their rights:
 """
 
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 
 import numpy as np
 from PIL import Image
 
-from jaxvision.data.dataset import Dataset, Progress, Split
-from jaxvision.data.decode import Sizes, decode_pair
+from jaxvision.data.photo import Photo, Source
 
 
 @dataclass(frozen=True)
-class Photo:
-    """One class of the demo.
+class Cut:
+    """One class of the demo: a photograph, and what is cut from it.
 
     Attributes:
       file: under scikit-image's `data` folder.
@@ -46,16 +46,16 @@ class Photo:
 
 
 PHOTOS = {
-    "astronaut": Photo("astronaut.png", 126, 30, strip="left"),
-    "brick": Photo("brick.png", 83, 22),
-    "cat": Photo("chelsea.png", 119, 29, strip="top"),
-    "coffee": Photo("coffee.png", 112, 27, strip="bottom"),
-    "grass": Photo("grass.png", 94, 25),
-    "gravel": Photo("gravel.png", 75, 20),
-    "hubble": Photo("hubble_deep_field.jpg", 108, 27),
+    "astronaut": Cut("astronaut.png", 126, 30, strip="left"),
+    "brick": Cut("brick.png", 83, 22),
+    "cat": Cut("chelsea.png", 119, 29, strip="top"),
+    "coffee": Cut("coffee.png", 112, 27, strip="bottom"),
+    "grass": Cut("grass.png", 94, 25),
+    "gravel": Cut("gravel.png", 75, 20),
+    "hubble": Cut("hubble_deep_field.jpg", 108, 27),
     # The margin is the black around the disc.
-    "retina": Photo("retina.jpg", 97, 24, margin=205),
-    "rocket": Photo("rocket.jpg", 115, 30),
+    "retina": Cut("retina.jpg", 97, 24, margin=205),
+    "rocket": Cut("rocket.jpg", 115, 30),
 }
 STRIP_SHARE = 0.3
 """Share of a photograph's width or height that is validation's alone."""
@@ -67,8 +67,17 @@ Box = tuple[int, int, int, int]
 
 
 def demo_photos() -> dict[str, np.ndarray]:
-    """The nine photographs, whole: uint8 `(h, w, 3)`, by class name."""
-    folder = resources.files("skimage") / "data"
+    """The nine photographs, whole: uint8 `(h, w, 3)`, by class name.
+
+    Raises:
+      ValueError: scikit-image is not installed.
+    """
+    try:
+        folder = resources.files("skimage") / "data"
+    except ModuleNotFoundError:
+        raise ValueError(
+            "data 'demo' needs scikit-image: pip install 'jaxvision[app]'"
+        ) from None
     photos = {}
     for name, photo in PHOTOS.items():
         with resources.as_file(folder / photo.file) as path, Image.open(path) as image:
@@ -115,30 +124,42 @@ def demo_regions(name: str, size: tuple[int, int]) -> tuple[Box, Box]:
     return _box(train), _box(val)
 
 
-def open_demo(*, sizes: Sizes, progress: Progress | None = None) -> Dataset:
+def open_demo(spec: str, *, labelled: bool) -> Source:
     """929 training and 234 validation crops in nine unbalanced classes.
 
-    The same bits at each call; `paths` name no files.
+    Without classes the nine photographs, each divided into two regions that do not
+    meet. The same bits at each call; names are of no files.
+
+    Raises:
+      ValueError: scikit-image is not installed.
     """
     photos = {name: Image.fromarray(x) for name, x in demo_photos().items()}
+    if not labelled:
+        train, val = (
+            [
+                Photo(name, name, partial(image.crop, boxes[side]))
+                for name, image in photos.items()
+                for boxes in [demo_regions(name, image.size)]
+            ]
+            for side in (0, 1)
+        )
+        whole = [Photo(name, name, image.copy) for name, image in photos.items()]
+        return Source("demo", spec, train, val, undivided=lambda: whole)
     boxes = demo_boxes({name: photo.size for name, photo in photos.items()})
     train, val = (
-        [(name, box) for name, sides in boxes.items() for box in sides[side]]
-        for side in (0, 1)
+        [
+            Photo(
+                name=f"demo/{split}/{name}/{index:04d}.png",
+                key=f"{name}/{index:04d}.png",
+                open=partial(photos[name].crop, box),
+                label=partial(int, label),
+            )
+            for label, name in enumerate(PHOTOS)
+            for index, box in enumerate(boxes[name][side])
+        ]
+        for side, split in enumerate(("train", "val"))
     )
-    images, _ = decode_pair(
-        train,
-        val,
-        lambda source: photos[source[0]].crop(source[1]),
-        sizes=sizes,
-        progress=progress,
-    )
-    return Dataset(
-        name="demo",
-        classes=tuple(PHOTOS),
-        train=_split("train", images[0], [photo.train for photo in PHOTOS.values()]),
-        val=_split("val", images[1], [photo.val for photo in PHOTOS.values()]),
-    )
+    return Source("demo", spec, train, val, classes=tuple(PHOTOS))
 
 
 def _box(edges: list[int]) -> Box:
@@ -157,15 +178,3 @@ def _squares(
         y = int(rng.integers(top, bottom - side, endpoint=True))
         squares.append((x, y, x + side, y + side))
     return squares
-
-
-def _split(name: str, images: np.ndarray, counts: list[int]) -> Split:
-    return Split(
-        images=images,
-        labels=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-        paths=tuple(
-            f"demo/{name}/{class_name}/{index:04d}.png"
-            for class_name, count in zip(PHOTOS, counts, strict=True)
-            for index in range(count)
-        ),
-    )

@@ -1,14 +1,14 @@
 """A .npz file with Keras's keys, as `keras.datasets` and many exercises keep images."""
 
+import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from jaxvision.data.dataset import Dataset, Progress, Split
-from jaxvision.data.decode import Sizes, decode_pair
+from jaxvision.data.photo import ArrayPhotos, Source
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 CIFAR10_CLASSES = tuple(
@@ -16,25 +16,46 @@ CIFAR10_CLASSES = tuple(
 )
 
 
-def open_npz(path: Path, *, sizes: Sizes, progress: Progress | None = None) -> Dataset:
+def open_npz(spec: str, *, labelled: bool) -> Source:
     """The images of a `.npz` file; `x_test` and `y_test` become the validation split.
 
     Images are uint8, `(n, h, w)` or `(n, h, w, c)` with one or three channels; labels
     are integers from 0, `(n,)` or `(n, 1)`. The classes are called `0`, `1` and so on,
-    but ten classes of 32 x 32 colour images are CIFAR-10's. Images that already have
-    the size asked for are taken as they are; others are resized like photographs.
+    but ten classes of 32 x 32 colour images are CIFAR-10's. Without classes the labels
+    are not asked for.
 
     Raises:
       ValueError: the file is missing, damaged or pickled; a key is missing; an array
         has another type or shape; a class has no training image.
     """
-    arrays = _load(path)
-    train = _images(path, "x_train", arrays["x_train"])
-    val = _images(path, "x_test", arrays["x_test"])
-    train_labels = _labels(path, "y_train", arrays["y_train"], count=len(train))
-    val_labels = _labels(path, "y_test", arrays["y_test"], count=len(val))
-    count = int(max(train_labels.max(), val_labels.max())) + 1
-    present = np.unique(train_labels)
+    path = Path(os.path.expanduser(spec))
+    arrays = _load(path, KEYS if labelled else KEYS[::2])
+    x_train = _images(path, "x_train", arrays["x_train"])
+    x_test = _images(path, "x_test", arrays["x_test"])
+    y_train = y_test = None
+    classes: tuple[str, ...] = ()
+    if labelled:
+        y_train = _labels(path, "y_train", arrays["y_train"], count=len(x_train))
+        y_test = _labels(path, "y_test", arrays["y_test"], count=len(x_test))
+        classes = _classes(path, y_train, y_test)
+        if len(classes) == 10 and x_train.shape[1:] == x_test.shape[1:] == (32, 32, 3):
+            classes = CIFAR10_CLASSES
+    train, val = (
+        ArrayPhotos(
+            f"{path.name}/{split}",
+            # A grey image three times: a copy, as all that follows takes colour.
+            np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x,
+            labels=labels,
+            is_gray=x.shape[-1] == 1,
+        )
+        for split, x, labels in (("train", x_train, y_train), ("test", x_test, y_test))
+    )
+    return Source(path.stem, str(path), train, val, classes)
+
+
+def _classes(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> tuple[str, ...]:
+    count = int(max(y_train.max(), y_test.max())) + 1
+    present = np.unique(y_train)
     absent = next((i for i, label in enumerate(present) if i != label), len(present))
     if absent < count or count < 2:
         what = f"no image of class {absent}" if absent < count else "one class only"
@@ -42,17 +63,10 @@ def open_npz(path: Path, *, sizes: Sizes, progress: Progress | None = None) -> D
             f"{path}: y_train has {what} (labels must run from 0 to the number of "
             "classes less one, and training needs at least two): renumber the labels"
         )
-    cifar10 = count == 10 and train.shape[1:] == val.shape[1:] == (32, 32, 3)
-    train, val = _sized(train, val, sizes=sizes, progress=progress)
-    return Dataset(
-        name=path.stem,
-        classes=CIFAR10_CLASSES if cifar10 else tuple(map(str, range(count))),
-        train=_split(path, "train", train, train_labels),
-        val=_split(path, "test", val, val_labels),
-    )
+    return tuple(map(str, range(count)))
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         file = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -60,21 +74,21 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         why = getattr(error, "strerror", None) or "no .npz file, or a damaged one"
         raise ValueError(
-            f"cannot read {path}: {why}; write it with numpy.savez, keys {_words(KEYS)}"
+            f"cannot read {path}: {why}; write it with numpy.savez, keys {_words(keys)}"
         ) from error
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise ValueError(
             f"{path} holds a single array: write it with numpy.savez, "
-            f"keys {_words(KEYS)}"
+            f"keys {_words(keys)}"
         )
     with file:
-        missing = [key for key in KEYS if key not in file.files]
+        missing = [key for key in keys if key not in file.files]
         if missing:
             raise ValueError(
                 f"{path} lacks {_words(missing)} (it has {_words(file.files)}): "
-                f"write it with numpy.savez, keys {_words(KEYS)}"
+                f"write it with numpy.savez, keys {_words(keys)}"
             )
-        return {key: _array(path, key, file) for key in KEYS}
+        return {key: _array(path, key, file) for key in keys}
 
 
 def _array(path: Path, key: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
@@ -110,7 +124,7 @@ def _images(path: Path, key: str, x: np.ndarray) -> np.ndarray:
             f"{path}: {key} has shape {x.shape}, and must be (n, height, width) or "
             f"(n, height, width, 3) with n > 0: {cure}"
         )
-    return np.repeat(x, 3, axis=-1) if x.shape[-1] == 1 else x
+    return x
 
 
 def _labels(path: Path, key: str, y: np.ndarray, *, count: int) -> np.ndarray:
@@ -134,26 +148,5 @@ def _labels(path: Path, key: str, y: np.ndarray, *, count: int) -> np.ndarray:
     return y.reshape(-1).astype(np.int32)
 
 
-def _sized(
-    train: np.ndarray, val: np.ndarray, *, sizes: Sizes, progress: Progress | None
-) -> tuple[np.ndarray, np.ndarray]:
-    fits = (
-        train.shape[1:3] == (sizes.train_size,) * 2,
-        val.shape[1:3] == (sizes.eval_crop,) * 2
-        and sizes.eval_resize == sizes.eval_crop,
-    )
-    # What fits is not sent through the threads.
-    todo = [[] if fit else list(x) for fit, x in zip(fits, (train, val), strict=True)]
-    images, _ = decode_pair(
-        todo[0], todo[1], Image.fromarray, sizes=sizes, progress=progress
-    )
-    return train if fits[0] else images[0], val if fits[1] else images[1]
-
-
-def _split(path: Path, name: str, images: np.ndarray, labels: np.ndarray) -> Split:
-    names = tuple(f"{path.name}/{name}/{index:05d}" for index in range(len(labels)))
-    return Split(images=images, labels=labels, paths=names)
-
-
-def _words(keys) -> str:
+def _words(keys: Sequence[str]) -> str:
     return ", ".join(keys) or "nothing"

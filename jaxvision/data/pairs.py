@@ -23,8 +23,8 @@ from jaxvision.typing import (
 SCALE = 2
 """How many times larger the network's photographs are."""
 
-Pieces = UInt8[Array, "n h w 3"]
-Sizes = Int[Array, "n 2"]
+Levels = UInt8[Array, "n h w 3"]
+Extents = Int[Array, "n 2"]
 
 
 def reduce(images: Images) -> Images:
@@ -46,7 +46,7 @@ def enlarge(images: Images) -> Images:
 
 
 def random_crops(
-    key: PRNGKey, images: Pieces, sizes: Sizes, *, crop_size: int
+    key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int
 ) -> Float[Array, "n crop crop 3"]:
     """A square of each piece, anywhere in it, in one of its eight positions.
 
@@ -76,7 +76,7 @@ def random_crops(
 
 
 def random_pairs(
-    key: PRNGKey, images: Pieces, sizes: Sizes, *, crop_size: int, jitter: float
+    key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int, jitter: float
 ) -> tuple[Images, Images]:
     """What the network sees and what it should make of it, both of `crop_size`.
 

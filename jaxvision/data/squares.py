@@ -1,0 +1,84 @@
+"""Photographs as squares of one size: what classifiers are trained on and see."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from jaxvision import preprocess
+from jaxvision.data.decode import UnreadableImageError
+from jaxvision.data.photo import Photo
+from jaxvision.data.reader import Tick, read
+
+
+def read_squares(
+    photos: Sequence[Photo], *, size: int, tick: Tick | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Training squares of `size` pixels (`preprocess.square_image`).
+
+    Pillow's `draft` mode, which decodes a JPEG at a fraction of its size, is not used:
+    it changes the pixels.
+
+    Args:
+      photos: decoded in threads.
+      size: of the squares.
+      tick: called after each photograph, in the main thread.
+
+    Returns:
+      The images, uint8 `(n, size, size, 3)`, without the unreadable; and the unreadable
+      ones' indices with the reasons.
+    """
+
+    def square(image: Image.Image) -> np.ndarray:
+        return preprocess.square_image(_resizable(image, size), size=size)
+
+    return _fill(photos, square, side=size, tick=tick)
+
+
+def read_crops(
+    photos: Sequence[Photo], *, resize: int, crop: int, tick: Tick | None = None
+) -> tuple[np.ndarray, dict[int, str]]:
+    """What evaluation sees (`preprocess.eval_image`): as `read_squares`, else.
+
+    Args:
+      photos: decoded in threads.
+      resize: the short side in pixels.
+      crop: side of the square in its middle.
+      tick: called after each photograph, in the main thread.
+    """
+
+    def middle(image: Image.Image) -> np.ndarray:
+        image = _resizable(image, resize)
+        return preprocess.eval_image(image, resize=resize, crop=crop)
+
+    return _fill(photos, middle, side=crop, tick=tick)
+
+
+def _fill(
+    photos: Sequence[Photo],
+    convert: Callable[[Image.Image], np.ndarray],
+    *,
+    side: int,
+    tick: Tick | None,
+) -> tuple[np.ndarray, dict[int, str]]:
+    images = np.empty((len(photos), side, side, 3), np.uint8)
+
+    def use(index: int, image: Image.Image) -> None:
+        images[index] = convert(image)
+
+    good, bad = read(photos, use, tick=tick)
+    if bad:  # closed up in place: a copy would double the memory
+        for to, index in enumerate(good):
+            images[to] = images[index]
+        images = images[: len(good)]
+    return images, bad
+
+
+def _resizable(image: Image.Image, short: int) -> Image.Image:
+    """`image`, unless its resized copy would be a decompression bomb of its own."""
+    low, high = sorted(image.size)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and high / low * short * short > 2 * limit:
+        width, height = image.size
+        raise UnreadableImageError(f"a strip of {width} x {height} pixels")
+    return image

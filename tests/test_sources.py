@@ -1,0 +1,105 @@
+"""Every kind of data serves every task, and files are found in one way for all."""
+
+import numpy as np
+import pytest
+
+from experiments.predict import find_images
+from jaxvision.data import open_dataset, sources
+from jaxvision.data.pieces import open_benchmark, open_photos
+from jaxvision.data.sources import KINDS, find_source
+from tests.photos import SIZES, make_folder, noise, save
+from tests.tiny_photos import photos
+from tests.tiny_photos import prepare as prepare
+from tests.tiny_photos import tiny_photos as tiny_photos
+
+
+def write_npz(path):
+    images = np.stack([noise(40, 40, seed=seed) for seed in range(6)])
+    labels = np.arange(6) % 2
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return str(path)
+
+
+def write_tfds(request):
+    request.getfixturevalue("prepare")(train=photos(6, height=40), test=photos(3))
+    return "tfds:tiny_photos"
+
+
+# One for each row, by how its words begin.
+SPECS = {
+    "'demo'": lambda request, path: "demo",
+    "a folder": lambda request, path: make_folder(path / "set", {"a": 5, "b": 5}),
+    "tfds:NAME": lambda request, path: write_tfds(request),
+    "a .npz file": lambda request, path: write_npz(path / "set.npz"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.words[:12])
+def test_every_kind_of_data_serves_every_task(kind, request, tmp_path):
+    (write,) = (SPECS[start] for start in SPECS if kind.words.startswith(start))
+    spec = write(request, tmp_path)
+    assert sources.find_kind(spec) is kind
+    data = open_dataset(spec, **SIZES)
+    assert len(data.train) and len(data.val) and not data.skipped
+    assert max(data.train.labels) == len(data.classes) - 1
+    pieces = open_photos(spec, crop_size=24, val_count=3)
+    assert pieces.name == data.name and pieces.count and pieces.val
+    assert len(open_benchmark(spec)) >= pieces.count
+    for labelled in (True, False):
+        source = find_source(spec, labelled=labelled)
+        for split in (source.train, source.val):
+            assert len({photo.key for photo in split}) == len(split)
+            found = [photo.label() for photo in split]
+            assert all(
+                (label in range(len(source.classes))) == labelled for label in found
+            )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_error_of_an_unknown_spec_lists_every_kind(labelled):
+    with pytest.raises(ValueError, match="^data 'cifar': no such folder") as caught:
+        find_source("cifar", labelled=labelled)
+    for kind in KINDS:
+        words = kind.words if labelled or kind.unlabelled is None else kind.unlabelled
+        assert words in str(caught.value)
+
+
+def test_a_kind_is_a_row(monkeypatch, tmp_path):
+    def open_twice(spec, *, labelled):
+        return KINDS[1].open(spec.removeprefix("twice:"), labelled=labelled)
+
+    row = sources.Kind(lambda spec: spec.startswith("twice:"), open_twice, "twice:DIR")
+    monkeypatch.setattr(sources, "KINDS", (*KINDS, row))
+    spec = "twice:" + make_folder(tmp_path / "set", {"a": 5, "b": 5})
+    assert len(open_dataset(spec, **SIZES).train) == 8
+    assert open_photos(spec, crop_size=24).count == 8
+    with pytest.raises(ValueError, match=r"or twice:DIR$"):
+        open_benchmark("cifar")
+
+
+def test_training_and_prediction_find_the_same_files(tmp_path):
+    root = tmp_path / "set"
+    kept = ["a/0.png", "a/1.JPG", "a/deep/2.webp", "b/3.tif", "b/z/y/4.pgm"]
+    hidden = [".c/0.png", "a/.1.png", "b/.thumbnails/2.png"]
+    for name in (*kept, *hidden):
+        save(root / name)
+    (root / "a" / "notes.txt").write_text("no photo")
+    (root / "b" / "folder.png").mkdir()  # a name alone is no image
+    elsewhere = save(tmp_path / "elsewhere" / "5.png").parent
+    (root / "a" / "link").symlink_to(elsewhere)
+    (root / "b" / "circle").symlink_to(root / "b")
+    (root / "b" / "6.png").symlink_to(elsewhere / "5.png")
+    names = {f"{root}/{name}" for name in (*kept, "a/link/5.png", "b/6.png")}
+    data = open_dataset(str(root), **SIZES)
+    assert sorted(data.train.paths + data.val.paths) == sorted(names)
+    assert sorted(map(str, find_images([root]))) == sorted(names)
+    whole = [photo.name for photo in open_benchmark(str(root))]
+    assert sorted(whole) == sorted(names)
+    assert whole == [str(path) for path in find_images([root])]
+    source = find_source(str(root), labelled=False)
+    assert {photo.key for photo in source.train} == {
+        n[len(f"{root}/") :] for n in names
+    }
+    # A file that is named is taken as it is.
+    given = [root / "a" / ".1.png", root / "a" / "notes.txt", root / "none.png"]
+    assert find_images(given) == given
