@@ -44,16 +44,6 @@ from jaxvision.preprocess import Preprocessing
 MODULE = "experiments.transfer"
 AXES = ("backbone", "augment", "class_weights", "freeze")
 """Options that take several values."""
-MISSION = (
-    "vgg16",
-    "resnet18",
-    "densenet161",
-    "googlenet",
-    "mobilenet_v2",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-)
-"""What `--backbone all` means: one or two of each family."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "original": {
@@ -181,7 +171,7 @@ def resolve(config: Config) -> Config:
     """
     demo = config.data == "demo"
     epochs, image_size = (4, 64) if demo else (10, 224)
-    names = MISSION if config.backbone == ("all",) else config.backbone
+    names = models.MISSION if config.backbone == ("all",) else config.backbone
     try:
         names = tuple(models.variant(name).name for name in names)
     except ValueError as error:

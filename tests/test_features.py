@@ -10,7 +10,7 @@ from converters import ConversionError, convert, oracle, weights
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 from jaxvision.functional import functionalize
-from jaxvision.models.features import find
+from jaxvision.models.nodes import find
 
 FAMILIES = {
     "vgg11_bn": {},
@@ -38,8 +38,8 @@ def first_convolutions():
 
 
 def extractor(state, layers):
-    model = models.features(models.abstract(VGG16), layers=layers)
-    return functionalize(convert(model, state))
+    model = models.cut(models.abstract(VGG16), layers=layers)
+    return functionalize(convert(model, state), forward=models.capture(layers))
 
 
 @pytest.mark.torch
@@ -109,7 +109,7 @@ def test_full_model_gives_layers_beside_its_own_output():
     apply, params, stats = functionalize(plain)
     logits, _ = apply(params, stats, images)
     layers = ["layer1", "layer1.1", "layer2.0.bn2", ""]
-    apply, params, stats = functionalize(models.features(plain, layers=layers))
+    apply, params, stats = functionalize(plain, forward=models.capture(layers))
     out, _ = apply(params, stats, images)
     assert out.keys() == {*layers}
     np.testing.assert_array_equal(out[""], logits)
@@ -135,9 +135,9 @@ def test_gradient_flows_through_features(first_convolutions):
 
 def test_unknown_layer_names_its_neighbours():
     with pytest.raises(ValueError, match=r"VGG has no layer 'features.31'; features "):
-        models.features(models.abstract(VGG16), layers=["features.31"])
+        models.cut(models.abstract(VGG16), layers=["features.31"])
     with pytest.raises(ValueError, match=r"at its top there are .*classifier"):
-        models.features(models.abstract(VGG16), layers=["layer1"])
+        models.cut(models.abstract(VGG16), layers=["layer1"])
 
 
 @pytest.mark.data
