@@ -69,10 +69,7 @@ def torch_model(
       ValueError: the file cannot be read or has no classifier of this model.
     """
     state = None
-    options: dict[str, Any] = {"num_classes": num_classes}
-    if name == "googlenet":
-        # What torchvision makes of it wherever it loads the ImageNet weights.
-        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+    options = {**models.abstract(name).torch_options, "num_classes": num_classes}
     if weights is not None:
         state = weight_files.load_state_dict(weights)
         head = f"{models.variant(name).head}.weight"

@@ -12,12 +12,8 @@ from flax import nnx
 from converters import oracle
 from jaxvision import gradcam, models
 from jaxvision.functional import functionalize
+from tests.families import ONE_A_FAMILY
 
-ONE_A_FAMILY = tuple(
-    next(iter(family.VARIANTS))
-    for family in models.FAMILIES
-    if family.TASK == "imagenet"
-)
 LABELS = np.array([2, 0], np.int32)
 TORCH_NODES = {
     "resnet18": "layer4",
@@ -161,11 +157,13 @@ def test_a_probed_model_is_the_model_and_finds_the_bright_corner():
     """A net whose class 1 is brightness: the map shows where the image is bright."""
     model = models.create("cnn_small", num_classes=2, rngs=nnx.Rngs(0))
     images = jnp.zeros((1, 32, 32, 3)).at[:, :16, 16:].set(3.0)
+    before = nnx.graphdef(model)
     apply, params, stats = functionalize(model)
     plain, _ = apply(params, stats, images)
     probe, params, stats = functionalize(model, forward=gradcam.probe("features.10"))
     (logits, maps), _ = probe(params, stats, (images, 0.0))
     np.testing.assert_array_equal(logits, plain)
+    assert nnx.graphdef(model) == before
     # Each weight of the classifier is positive for class 1 and negative for class 0.
     hidden = params["hidden"][1]["kernel"]
     params["hidden"][1]["kernel"] = jnp.abs(hidden)

@@ -90,6 +90,8 @@ class GoogLeNet(Network):
 
     smallest = 15
     optional = ("aux1", "aux2")
+    # What torchvision makes of it wherever it loads the ImageNet weights.
+    torch_options = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
     def __init__(
         self, *, num_classes=1000, aux_logits=False, transform_input=True, rngs

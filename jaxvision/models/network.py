@@ -1,7 +1,8 @@
 """What the library asks of every network; each family's file has the answers."""
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from flax import nnx
 
@@ -14,6 +15,8 @@ class Network(nnx.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     """Children that are None where it is built without them. A converter then leaves
     their tensors out."""
+    torch_options: ClassVar[Mapping[str, Any]] = {}
+    """What `torchvision.models` has to be asked for to build the same by default."""
 
     @abstractmethod
     def trunk(self) -> tuple[str, ...]:

@@ -143,6 +143,9 @@ def cut(model: Network, *, layers: Sequence[str]) -> Network:
     Raises:
       ValueError: the model has no such layer; the message has its neighbours.
     """
+    for layer in layers:
+        if layer:
+            find(model, layer)
     apply, params, stats = functionalize(model, forward=capture(layers))
     images = jax.ShapeDtypeStruct((1, model.smallest, model.smallest, 3), jnp.float32)
     met = order_of_use(apply, params, stats, images)
