@@ -6,11 +6,8 @@ import numpy as np
 from flax import nnx
 
 from converters.rules import IGNORED, leaves
-from jaxvision.models.googlenet import GoogLeNet
 from jaxvision.models.init import fill
-
-OPTIONAL: dict[type[nnx.Module], tuple[str, ...]] = {GoogLeNet: ("aux1", "aux2")}
-"""Children that a model may be built without; their tensors are then left out."""
+from jaxvision.models.network import Network
 
 
 class ConversionError(ValueError):
@@ -61,14 +58,9 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
 def without_optional(
     model: nnx.Module, state_dict: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """`state_dict` less the tensors of `OPTIONAL` children that `model` is without."""
-    absent = tuple(
-        f"{child}."
-        for kind, children in OPTIONAL.items()
-        if isinstance(model, kind)
-        for child in children
-        if getattr(model, child) is None
-    )
+    """`state_dict` less the tensors of `optional` children that `model` is without."""
+    optional = model.optional if isinstance(model, Network) else ()
+    absent = tuple(f"{child}." for child in optional if getattr(model, child) is None)
     return {
         name: array for name, array in state_dict.items() if not name.startswith(absent)
     }

@@ -15,26 +15,20 @@ from converters.rules import IGNORED
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 
-MISSION = (
-    "vgg16",
-    "resnet18",
-    "densenet161",
-    "googlenet",
-    "mobilenet_v2",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-)
-"""Also verified at 224 pixels where no size is given."""
-EVEN, ODD = 64, 65
-"""Pixels. At 65 all maps are odd, and "SAME" padding is as good as torch's."""
-SMALLEST = {"vgg": 32, "densenet": 29, "googlenet": 15}
-"""Pixels, by the beginning of the name; all others work from one pixel on."""
+ODD = 65
+"""Pixels. At this size all maps are odd, and "SAME" padding is as good as torch's."""
+
+
+def odd_size(name: str) -> int:
+    """`ODD`, or the next such size that the model takes: a power of two, and one."""
+    return max(ODD, 2 ** (models.abstract(name).smallest - 1).bit_length() + 1)
 
 
 def default_sizes(name: str) -> tuple[int, ...]:
     """The smallest size, an even and an odd one, and 224 for those of `MISSION`."""
-    smallest = next((SMALLEST[key] for key in SMALLEST if name.startswith(key)), 1)
-    return (smallest, EVEN, ODD, *([224] if name in MISSION else []))
+    odd = odd_size(name)
+    large = [224] if name in models.MISSION else []
+    return (models.abstract(name).smallest, odd - 1, odd, *large)
 
 
 @contextmanager
@@ -75,10 +69,7 @@ def torch_model(
       ValueError: the file cannot be read or has no classifier of this model.
     """
     state = None
-    options: dict[str, Any] = {"num_classes": num_classes}
-    if name == "googlenet":
-        # What torchvision makes of it wherever it loads the ImageNet weights.
-        options |= {"aux_logits": False, "transform_input": True, "init_weights": True}
+    options = {**models.abstract(name).torch_options, "num_classes": num_classes}
     if weights is not None:
         state = weight_files.load_state_dict(weights)
         head = f"{models.variant(name).head}.weight"
@@ -103,18 +94,18 @@ def torch_model(
             state = {key: torch.tensor(array) for key, array in state.items()}
             net.load_state_dict(state, strict=False)  # convert has been strict
             return net.to(getattr(torch, dtype)).eval()
-        return randomize(net.to(getattr(torch, dtype)))
+        return randomize(net.to(getattr(torch, dtype)), size=odd_size(name))
 
 
-def randomize(net: Any) -> Any:
+def randomize(net: Any, *, size: int = ODD) -> Any:
     """Gives every tensor of a torch network values of its own, in evaluation mode.
 
     Fresh biases, scales and offsets are zeros and ones, with which a lost or a swapped
     one would pass. The last scale of a residual branch is small, as training makes it:
     with ones, 50 blocks of BatchNorm on batch statistics raise rounding errors, in
     torch too, to 1e-8 within three steps. The running statistics are first those of
-    noise images, or the signal of a deep network would vanish or explode, and then
-    moved at random.
+    noise images of `size` pixels a side, or the signal of a deep network would vanish
+    or explode, and then moved at random.
     """
     import torch
 
@@ -134,7 +125,7 @@ def randomize(net: Any) -> Any:
             norm.momentum = 1.0
         if norms:
             dtype = next(net.parameters()).dtype
-            net.train()(torch.randn(4, 3, ODD, ODD, dtype=dtype))
+            net.train()(torch.randn(4, 3, size, size, dtype=dtype))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
             norm.running_mean += (

@@ -28,7 +28,7 @@ def vgg16_params(
       ValueError: there is no such layer.
     """
     nodes = list(dict.fromkeys(map(node, layers)))
-    part = models.features(models.abstract("vgg16"), layers=nodes)
+    part = models.cut(models.abstract("vgg16"), layers=nodes)
     needed = {leaf.torch_name for leaf in leaves(part)}
     further = {leaf.torch_name for leaf in leaves(models.abstract("vgg16"))} - needed
     kept = {name: x for name, x in state_dict.items() if name not in further}

@@ -13,8 +13,8 @@ from flax import nnx
 
 from converters import weights as weight_files
 from converters.oracle import (
-    ODD,
     default_sizes,
+    odd_size,
     our_model,
     precision,
     random_images,
@@ -25,7 +25,7 @@ from converters.oracle import (
 from converters.to_torch import to_state_dict
 from jaxvision import losses, models, optim, train
 from jaxvision.functional import functionalize, modules
-from jaxvision.models.features import find
+from jaxvision.models.nodes import find
 
 STEPS = 3
 TRAIN_BATCH = 8
@@ -126,9 +126,9 @@ def run(
       name: a row of `models.names()` or an alias.
       weights: a file for `weights.load_state_dict`; else seeded random weights, with
         biases and BatchNorm randomised, so that no tensor can stand for another.
-      size: height and width of the images; else the smallest that the model takes, an
-        even and an odd one, and 224 for the models of `MISSION`. Training has `ODD` at
-        least, since BatchNorm's gradient over one or two values is noise.
+      size: height and width of the images; by default the smallest that the model
+        takes, an even and an odd one, and 224 for the models of `MISSION`. Training has
+        the odd one at least: BatchNorm's gradient over one or two values is noise.
       dtype: "float32" or "float64".
       batch: images at a time; `TRAIN_BATCH` at least in training.
 
@@ -140,7 +140,7 @@ def run(
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(BOUNDS)}")
     name = models.variant(name).name
     sizes = default_sizes(name) if size is None else (size,)
-    train_size = ODD if size is None else max(size, ODD)
+    train_size = max(size or 0, odd_size(name))
     with precision(dtype):
         net = torch_model(name, weights=weights, dtype=dtype)
         found: dict[int, tuple[float, tuple[Layer, ...]]] = {}
@@ -168,7 +168,8 @@ def compare_layers(
 
     model = our_model(name, net)
     shared = [path for path, _ in net.named_modules() if path and _has(model, path)]
-    apply, params, stats = functionalize(models.features(model, layers=[*shared, ""]))
+    layers = models.capture([*shared, ""])
+    apply, params, stats = functionalize(model, forward=layers)
     ours = jax.jit(lambda *args: apply(*args)[0], compiler_options=QUICK)(
         params, stats, images
     )

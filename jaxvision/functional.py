@@ -1,13 +1,15 @@
 """The boundary between objects and functions: the only file that splits modules."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.typing import Apply, Tree
+from jaxvision.typing import Apply, Forward, Tree
+
+M = TypeVar("M", bound=nnx.Module)
 
 
 def functionalize(
@@ -15,12 +17,13 @@ def functionalize(
     *,
     dtype: Any | None = None,
     frozen: tuple[str, ...] = (),
+    forward: Forward | None = None,
 ) -> tuple[Apply, Tree, Tree]:
     """Splits `model` into a pure `apply` and its arrays, `params` and `stats`.
 
     `apply(params, stats, images, *, key=None) -> (out, stats)`: with a key the model
     trains (batch statistics, dropout), without one it evaluates. Outputs are at least
-    float32. The model itself is used up: its modes and compute type are set here.
+    float32. The model stays as it was; the arrays are its own, not copies.
 
     Args:
       model: its leaves may be abstract (`jax.ShapeDtypeStruct`), and then `params` and
@@ -30,10 +33,13 @@ def functionalize(
         own types decide.
       frozen: path prefixes, such as `"layer1"` or `""` for all, whose modules stay in
         evaluation mode also where a key is given.
+      forward: `apply` gives `forward(net, images)` in place of `net(images)`, of which
+        `models.capture` is one. Each call gets a net of its own and may change it.
 
     Returns:
       `(apply, params, stats)`; `params` and `stats` are plain nested dicts.
     """
+    model = copy_of(model)
     if dtype is not None:
         for _, module in modules(model):
             if isinstance(module, nnx.Conv | nnx.Linear):
@@ -62,13 +68,20 @@ def functionalize(
             keys = jax.random.split(key, max(1, len(noisy)))
             for node, node_key in zip(noisy, keys, strict=False):
                 node.key[...] = node_key
-        out = net(images)
+        # Taken first, since `forward` may put something else in a module's place.
+        after = nnx.state(net, nnx.BatchStat)
+        out = net(images) if forward is None else forward(net, images)
         out = jax.tree.map(
             lambda x: x.astype(jnp.promote_types(x.dtype, "float32")), out
         )
-        return out, nnx.to_pure_dict(nnx.state(net, nnx.BatchStat))
+        return out, nnx.to_pure_dict(after)
 
     return apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+
+
+def copy_of(model: M) -> M:
+    """Another model with the same arrays: what is set on one is not on the other."""
+    return nnx.merge(*nnx.split(model), copy=True)
 
 
 def replace_arrays(model: nnx.Module, params: Tree, stats: Tree) -> None:

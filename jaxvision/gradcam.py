@@ -4,27 +4,15 @@ Reference: Selvaraju et al., Grad-CAM: visual explanations from deep networks vi
 gradient-based localization, 2016, arXiv:1610.02391.
 """
 
-from collections.abc import Callable
-from functools import cache
-from itertools import count
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision import models
 from jaxvision.functional import functionalize
-from jaxvision.models import (
-    cifar,
-    densenet,
-    googlenet,
-    mobilenet,
-    mobilenetv3,
-    resnet,
-    vgg,
-)
-from jaxvision.models.features import find
-from jaxvision.typing import Apply, Array, Float, Images, Labels, Logits, Tree
+from jaxvision.models.network import Network
+from jaxvision.models.nodes import find, tap
+from jaxvision.typing import Apply, Array, Float, Forward, Images, Labels, Logits, Tree
 
 LEAST = 4
 """Pixels a side that a map must have: of 2x2 a reader learns nothing."""
@@ -32,47 +20,18 @@ LEAST = 4
 Maps = Float[Array, "n h w"]
 
 
-def _children(name: str) -> Callable[[nnx.Module], tuple[str, ...]]:
-    """Every child of a `Sequential`."""
-    return lambda model: tuple(f"{name}.{i}" for i in range(len(getattr(model, name))))
-
-
-def _relus(model: nnx.Module) -> tuple[str, ...]:
-    """The rectified maps, which is what comes before each pooling."""
-    children = enumerate(getattr(model, "features"))  # noqa: B009
-    return tuple(f"features.{i}" for i, child in children if child is nnx.relu)
-
-
-_STAGES = tuple(f"layer{i}" for i in (1, 2, 3, 4))
-_INCEPTIONS = tuple(f"inception{i}" for i in "3a 3b 4a 4b 4c 4d 4e 5a 5b".split())
-_DENSE = (*(f"features.denseblock{i}" for i in (1, 2, 3)), "relu")
-
-TRUNKS: dict[type[nnx.Module], Callable[[nnx.Module], tuple[str, ...]]] = {
-    vgg.VGG: _relus,
-    resnet.ResNet: lambda _: _STAGES,
-    densenet.DenseNet: lambda _: _DENSE,
-    googlenet.GoogLeNet: lambda _: _INCEPTIONS,
-    mobilenet.MobileNetV2: _children("features"),
-    mobilenetv3.MobileNetV3: _children("features"),
-    cifar.CNN: _relus,
-    cifar.FastCNN: _children("blocks"),
-}
-"""Class -> the nodes along its trunk, by torchvision's names; the last is the map that
-the paper takes, that of the last convolution with what follows it at its size."""
-
-
-def trunk(model: nnx.Module) -> tuple[str, ...]:
-    """The nodes whose maps can explain `model`, in the order of the forward pass.
+def trunk(model: Network) -> tuple[str, ...]:
+    """The nodes whose maps can explain `model`, in the order of computation.
 
     Raises:
-      ValueError: the model has no convolutions.
+      ValueError: the model has none.
     """
-    for kind, nodes in TRUNKS.items():
-        if isinstance(model, kind):
-            return nodes(model)
-    raise ValueError(
-        f"{type(model).__name__} has no convolutional maps, and Grad-CAM needs them"
-    )
+    nodes = model.trunk()
+    if not nodes:
+        raise ValueError(
+            f"{type(model).__name__} has no convolutional maps, and Grad-CAM needs them"
+        )
+    return nodes
 
 
 def choose_layer(name: str, *, size: int, least: int = LEAST) -> str:
@@ -88,65 +47,44 @@ def choose_layer(name: str, *, size: int, least: int = LEAST) -> str:
       least: how many pixels are enough.
 
     Raises:
-      ValueError: no such model, or it has no convolutions.
+      ValueError: no such model, or it has no such maps.
     """
     model = models.abstract(name)
     nodes = trunk(model)
-    apply, params, stats = functionalize(models.features(model, layers=nodes))
+    apply, params, stats = functionalize(model, forward=models.capture(nodes))
     images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     maps, _ = jax.eval_shape(apply, params, stats, images)
     enough = [node for node in nodes if min(maps[node].shape[1:3]) >= least]
     return enough[-1] if enough else nodes[0]
 
 
-def probe(model: nnx.Module, *, layer: str) -> nnx.Module:
-    """Makes `model` map `(images, offset)` to `(logits, maps)`, and returns it.
+def probe(layer: str) -> Forward:
+    """For `functionalize`: a forward pass of `(images, offset)` to `(logits, maps)`.
 
     `maps` is the output of `layer`, to which `offset` is added before it goes on: the
     gradient of the logits with respect to `offset` is that with respect to the maps.
 
     Args:
-      model: one of `TRUNKS`, concrete or abstract.
-      layer: a node's name, as in `models.features`.
+      layer: a node's name, as for `models.capture`.
 
-    Raises:
-      ValueError: the model has no such layer.
+    Returns:
+      A `forward`. It raises ValueError where the model has no such layer.
     """
-    find(model, layer)
-    # A new class and nothing else: the paths stay those of the state_dict.
-    model.__class__ = _probed(type(model))
-    setattr(model, "probed", layer)  # noqa: B010
-    return model
 
+    def forward(net, inputs):
+        images, offset = inputs
+        maps = []
 
-@cache
-def _probed(base: type[nnx.Module]) -> type[nnx.Module]:
-    class Probed(base):
-        """`base`, open at one layer."""
+        def shifted(child, x):
+            y = child(x)
+            maps.append(y + jnp.asarray(offset, y.dtype))
+            return maps[0]
 
-        probed: str
+        tap(find(net, layer), shifted)
+        logits = net(images)
+        return logits, maps[0]
 
-        def __call__(self, inputs):
-            images, offset = inputs
-            node = find(self, self.probed)
-            child = getattr(node.parent, node.attribute)
-            calls, maps = count(), []
-
-            def tap(x):
-                y = child(x)
-                if next(calls) == node.call:
-                    y = y + jnp.asarray(offset, y.dtype)
-                    maps.append(y)
-                return y
-
-            try:
-                setattr(node.parent, node.attribute, tap)
-                logits = super().__call__(images)
-            finally:
-                setattr(node.parent, node.attribute, child)
-            return logits, maps[0]
-
-    return Probed
+    return forward
 
 
 def grad_cam(
@@ -159,7 +97,7 @@ def grad_cam(
     differentiated.
 
     Args:
-      apply, params, stats: of a `probe`, from `functionalize`.
+      apply, params, stats: from `functionalize`, with a `probe` for its `forward`.
       images: normalised, as the model takes them.
       labels: for each image the class to explain.
 

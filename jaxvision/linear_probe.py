@@ -11,15 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxvision.functional import functionalize, has_prefix, modules
-from jaxvision.optim import split_frozen
+from jaxvision.models.nodes import find, tap
 from jaxvision.typing import Apply, Tree
-
-
-class _Identity(nnx.Module):
-    """Stands where the last layer was."""
-
-    def __call__(self, x):
-        return x
 
 
 def trains_head_alone(model: nnx.Module, *, head: str, frozen: tuple[str, ...]) -> bool:
@@ -36,24 +29,23 @@ def split_head(model: nnx.Module, *, head: str, dtype=None) -> tuple[Apply, Appl
 
     Both take the whole model's `params` and `stats`; `last` takes the `(n, features)`
     that `body` gives, and computes in their type: float32 also where the body computes
-    in bfloat16. The model itself is used up.
+    in bfloat16.
 
     Args:
       model: one of `jaxvision.models`, concrete or abstract.
       head: the dotted path of its last layer, an `nnx.Linear` with a bias.
       dtype: compute type of the body, as for `functionalize`.
     """
-    above, _, name = head.rpartition(".")
-    parent = model
-    for part in above.split(".") if above else ():
-        parent = getattr(parent, part)
-    setattr(parent, name, _Identity())
-    forward, _, _ = functionalize(model, dtype=dtype)
+
+    def headless(net, images):
+        tap(find(net, head), lambda _, x: x)
+        return net(images)
+
+    forward, _, _ = functionalize(model, dtype=dtype, forward=headless)
 
     def body(params: Tree, stats: Tree, images, *, key=None):
         del key  # without noise
-        rest, _ = split_frozen(params, (head,))
-        return forward(rest, stats, images)
+        return forward(params, stats, images)
 
     def last(params: Tree, stats: Tree, features, *, key=None):
         del key

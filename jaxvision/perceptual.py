@@ -133,8 +133,8 @@ def make_perceptual(
             'such as {"relu2_2": 1.0}'
         )
     nodes = list(dict.fromkeys(map(node, layers)))
-    vgg = models.features(models.abstract("vgg16"), layers=nodes)
-    apply, wanted, _ = functionalize(vgg)
+    vgg = models.cut(models.abstract("vgg16"), layers=nodes)
+    apply, wanted, _ = functionalize(vgg, forward=models.capture(nodes))
     chosen = jax.tree_util.tree_map_with_path(partial(_leaf, params), wanted)
     weights = tuple((layer, float(weight)) for layer, weight in layers.items())
     return Perceptual(chosen, apply, weights, tuple(mean), tuple(std))

@@ -19,12 +19,15 @@ Transform = Callable[[Array | None, Batch], Batch]
 Metrics = dict[str, Array]
 Apply = Callable[..., tuple[Array, Tree]]
 """`apply(params, stats, images, *, key=None) -> (out, stats)`; a key means training."""
+Forward = Callable[[Any, Any], Any]
+"""`forward(net, images) -> out`, in place of `net(images)`; `net` is thrown away."""
 LossFn = Callable[[Array, Batch], tuple[Array, Metrics]]
 __all__ = [
     "Apply",
     "Array",
     "Batch",
     "Float",
+    "Forward",
     "Images",
     "Int",
     "Labels",

@@ -9,11 +9,9 @@ from converters.rules import IGNORED
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 from jaxvision.functional import functionalize
+from tests.families import one_a_family
 
-SMALL = (
-    *("vgg11", "resnet18", "densenet121"),
-    *("googlenet", "mobilenet_v2", "mobilenet_v3_small"),
-)
+SMALL = one_a_family("mobilenet_v3_small")
 
 
 def arrays(name):
@@ -36,9 +34,9 @@ def fresh():
 def test_round_trip_is_lossless_to_the_bit(name):
     torch = pytest.importorskip("torch")
     torchvision = import_torchvision()
-    options = {"init_weights": False} if name in ("vgg11", "googlenet") else {}
-    if name == "googlenet":
-        options["aux_logits"] = False
+    options = dict(models.abstract(name).torch_options)
+    if name in ("vgg11", "googlenet"):
+        options["init_weights"] = False
     torch.manual_seed(0)
     net = torchvision.models.get_model(name, num_classes=10, **options)
     theirs = {key: tensor.numpy() for key, tensor in net.state_dict().items()}

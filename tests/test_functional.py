@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from jaxvision import models
-from jaxvision.functional import functionalize
+from jaxvision.functional import copy_of, functionalize
 from jaxvision.models.layers import BatchNorm, Sequential, conv
 
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
@@ -81,6 +81,62 @@ def test_bfloat16_computes_half_and_keeps_parameters_and_outputs_float32(net):
     assert 0 < error < 0.02  # 8 bits of mantissa: not the same, and not far
     text = str(jax.make_jaxpr(half)(params, stats, IMAGES))
     assert "bf16[4,8,8,4]" in text
+
+
+def variables(model):
+    return {path: leaf for path, leaf in nnx.iter_graph(model) if is_variable(leaf)}
+
+
+def is_variable(leaf):
+    return isinstance(leaf, nnx.Variable)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_model_stays_as_it_was_and_no_array_is_copied(net, mode):
+    getattr(net, mode)()
+    before, leaves = nnx.graphdef(net), variables(net)
+    arrays = {path: leaf[...] for path, leaf in leaves.items() if leaf.ndim}
+    apply, params, stats = functionalize(net, dtype=jnp.bfloat16, frozen=("norm",))
+    apply(params, stats, IMAGES, key=jax.random.key(0))
+    assert nnx.graphdef(net) == before  # modes and compute types
+    after = variables(net)
+    assert after.keys() == leaves.keys()
+    assert all(after[path] is leaf for path, leaf in leaves.items())
+    assert all(after[path][...] is array for path, array in arrays.items())
+    assert params["head"]["kernel"] is net.head.kernel[...]
+    assert stats["norm"]["mean"] is net.norm.mean[...]
+    # Nor does one compute type outlive its call.
+    plain = functionalize(net)[0]
+    text = str(jax.make_jaxpr(plain)(params, stats, IMAGES))
+    assert "bf16" not in text
+
+
+def test_changes_to_a_copy_are_not_the_models(net):
+    kernel = net.head.kernel[...]
+    copy = copy_of(net)
+    assert copy.head.kernel[...] is kernel
+    copy.head.kernel[...] = jnp.zeros_like(kernel)
+    copy.drop.rate = 0.0
+    assert net.head.kernel[...] is kernel and net.drop.rate == 0.5
+
+
+def test_forward_has_a_net_of_its_own_at_each_call(net):
+    def forward(net, images):
+        norm = net.norm
+        net.norm = lambda x: norm(x) + 1  # no module is there any more
+        return {"sum": net(images), "seen": images.mean()}
+
+    plain, params, stats = functionalize(net)
+    apply, _, _ = functionalize(net, forward=forward)
+    first, _ = apply(params, stats, IMAGES)
+    again, same = apply(params, stats, IMAGES)
+    chex.assert_trees_all_equal(first, again)
+    chex.assert_trees_all_equal(same, stats)
+    assert not np.allclose(first["sum"], plain(params, stats, IMAGES)[0])
+    key = jax.random.key(0)
+    moved = apply(params, stats, IMAGES, key=key)[1]
+    chex.assert_trees_all_equal(moved, plain(params, stats, IMAGES, key=key)[1])
+    assert isinstance(net.norm, BatchNorm)
 
 
 def test_frozen_part_keeps_its_statistics(net):

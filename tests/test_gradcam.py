@@ -12,6 +12,7 @@ from flax import nnx
 from converters import oracle
 from jaxvision import gradcam, models
 from jaxvision.functional import functionalize
+from tests.families import ONE_A_FAMILY
 
 LABELS = np.array([2, 0], np.int32)
 TORCH_NODES = {
@@ -22,15 +23,6 @@ TORCH_NODES = {
     "vgg11_bn": "features.27",
 }
 """Torch's own name for the last map; DenseNet's is the result of a function."""
-
-ONE_A_FAMILY = (
-    "vgg11",
-    "resnext50_32x4d",
-    "densenet121",
-    "googlenet",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-)
 
 
 def torch_maps(net, module, images, labels):
@@ -51,7 +43,7 @@ def torch_maps(net, module, images, labels):
 
 def our_maps(name, net, images, layer):
     model = oracle.our_model(name, net)
-    apply, params, stats = functionalize(gradcam.probe(model, layer=layer))
+    apply, params, stats = functionalize(model, forward=gradcam.probe(layer))
     compute = jax.jit(partial(gradcam.grad_cam, apply))
     return compute(params, stats, images, jnp.asarray(LABELS))
 
@@ -150,9 +142,9 @@ def test_every_family_can_be_probed_or_says_why_not(name):
         with pytest.raises(ValueError, match="no convolutional maps"):
             gradcam.trunk(model)
         return
-    size = 32 if name in models.small_names() else 224
+    size = model.smallest if name in models.small_names() else 224
     layer = gradcam.choose_layer(name, size=size)
-    apply, params, stats = functionalize(gradcam.probe(model, layer=layer))
+    apply, params, stats = functionalize(model, forward=gradcam.probe(layer))
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     maps, _ = jax.eval_shape(
@@ -165,11 +157,13 @@ def test_a_probed_model_is_the_model_and_finds_the_bright_corner():
     """A net whose class 1 is brightness: the map shows where the image is bright."""
     model = models.create("cnn_small", num_classes=2, rngs=nnx.Rngs(0))
     images = jnp.zeros((1, 32, 32, 3)).at[:, :16, 16:].set(3.0)
-    apply, params, stats = functionalize(nnx.clone(model))
+    before = nnx.graphdef(model)
+    apply, params, stats = functionalize(model)
     plain, _ = apply(params, stats, images)
-    probe, params, stats = functionalize(gradcam.probe(model, layer="features.10"))
+    probe, params, stats = functionalize(model, forward=gradcam.probe("features.10"))
     (logits, maps), _ = probe(params, stats, (images, 0.0))
     np.testing.assert_array_equal(logits, plain)
+    assert nnx.graphdef(model) == before
     # Each weight of the classifier is positive for class 1 and negative for class 0.
     hidden = params["hidden"][1]["kernel"]
     params["hidden"][1]["kernel"] = jnp.abs(hidden)
@@ -188,5 +182,7 @@ def test_a_probed_model_is_the_model_and_finds_the_bright_corner():
 
 
 def test_a_layer_that_is_not_there_is_named():
+    model = models.abstract("resnet18")
+    apply, params, stats = functionalize(model, forward=gradcam.probe("layer9"))
     with pytest.raises(ValueError, match="no layer 'layer9'"):
-        gradcam.probe(models.abstract("resnet18"), layer="layer9")
+        jax.eval_shape(apply, params, stats, (jnp.zeros((1, 32, 32, 3)), 0.0))

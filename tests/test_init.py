@@ -8,16 +8,9 @@ from converters import to_state_dict
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 from jaxvision.functional import functionalize
+from tests.families import one_a_family
 
-FAMILIES = {
-    "vgg11_bn": {},
-    "resnet18": {},
-    "resnext50_32x4d": {},
-    "densenet121": {},
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "mobilenet_v2": {},
-    "mobilenet_v3_small": {},
-}
+FAMILIES = one_a_family("vgg11_bn", "resnet18", "resnext50_32x4d", "mobilenet_v3_small")
 SIGMAS = 6
 """Of the sampling error: some thousand comparisons are made."""
 
@@ -32,7 +25,9 @@ def ours(name, *, seed=0, **options):
 def test_random_weights_have_torchvisions_distribution(name):
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
-    net = import_torchvision().models.get_model(name, **FAMILIES[name])
+    net = import_torchvision().models.get_model(
+        name, **models.abstract(name).torch_options
+    )
     drawn = ours(name)
     assert drawn.keys() == net.state_dict().keys()
     for key, tensor in net.state_dict().items():

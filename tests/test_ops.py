@@ -277,6 +277,11 @@ def test_avg_pool_matches_torch(float64):
     np.testing.assert_allclose(ours, nhwc(expected), rtol=1e-12, atol=1e-12)
 
 
+def test_avg_pool_refuses_images_smaller_than_the_window():
+    with pytest.raises(ValueError, match="images of 2x5 are smaller than the window"):
+        ops.avg_pool(jnp.zeros((1, 2, 5, 3)), 3, 2)
+
+
 def test_global_avg_pool_sums_in_float32():
     x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
     assert ops.global_avg_pool(x).dtype == jnp.bfloat16

@@ -119,8 +119,8 @@ def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
     assert heat is not None
     ours = heat(crop[None], np.array([1]))
     bundle = predict.open_model(small)
-    probe = gradcam.probe(bundle.model, layer="features.10")
-    apply, params, stats = functionalize(probe)
+    probe = gradcam.probe("features.10")
+    apply, params, stats = functionalize(bundle.model, forward=probe)
     images = normalize(to_float(crop[None]))
     maps, _ = gradcam.grad_cam(apply, params, stats, images, jnp.array([1]))
     np.testing.assert_allclose(ours, gradcam.heat(maps, size=224), atol=1e-5)

@@ -348,8 +348,8 @@ def test_gelu_keeps_bfloat16_and_its_precision():
     ],
 )
 def test_features_of_small_models(name, layer, shape, left):
-    model = models.features(models.abstract(name, num_classes=10), layers=[layer])
-    apply, params, stats = functionalize(model)
+    model = models.cut(models.abstract(name, num_classes=10), layers=[layer])
+    apply, params, stats = functionalize(model, forward=models.capture([layer]))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     assert jax.eval_shape(apply, params, stats, images)[0][layer].shape == shape
     assert params.keys() == left  # what comes after is taken out

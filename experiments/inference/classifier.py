@@ -109,7 +109,8 @@ def _compiled_heat(
     except ValueError:
         return None
     model = models.abstract(name, num_classes=num_classes)
-    apply, _, _ = functionalize(gradcam.probe(model, layer=layer), dtype=_dtype())
+    probe = gradcam.probe(layer)
+    apply, _, _ = functionalize(model, dtype=_dtype(), forward=probe)
 
     @jax.jit
     def heat(params, stats, images, labels):

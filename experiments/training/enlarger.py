@@ -100,7 +100,7 @@ def make_enlarger_training(
     place = partial(jax.device_put, device=parallel.replicated(mesh))
     use = recipe.loss == "mse+perceptual"
     # In full precision, whatever the training computes in.
-    exact, _, _ = functionalize(models.abstract(start.name))
+    exact, _, _ = functionalize(start.model)
     pairs = pair_transform(crop_size=recipe.crop_size, jitter=JITTER[recipe.augment])
     validate = make_validate(exact, pairs)
     squares = place(centre_squares(photos.val))

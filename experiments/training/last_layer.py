@@ -58,7 +58,7 @@ def split_last(
     """`see(images, progress)`, all that comes before the last layer; and that layer."""
     layers_of(network)  # says so where the images are too small
     body, last = split_head(
-        models.abstract(start.name),
+        start.model,
         head=models.variant(start.name).head,
         dtype=compute_dtype(recipe),
     )

@@ -1,11 +1,14 @@
 """The backbones, with torchvision's names and attribute paths, and the small nets.
 
 `create(name, rngs=nnx.Rngs(0))` is a model with random weights, `abstract(name)` one
-whose leaves a converter fills.
+whose leaves a converter fills. A family is a file of this package with a table
+`VARIANTS`; it says all there is to say of itself.
 """
 
+import pkgutil
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -13,44 +16,51 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxvision.models import (
-    cifar,
-    densenet,
-    googlenet,
-    init,
-    mobilenet,
-    mobilenetv3,
-    resnet,
-    srcnn,
-    vgg,
-)
-from jaxvision.models.features import features as features
+from jaxvision.models import init
+from jaxvision.models.network import Network
+from jaxvision.models.nodes import capture as capture
+from jaxvision.models.nodes import cut as cut
 
-BACKBONES: tuple[ModuleType, ...] = (
-    vgg,
-    resnet,
-    densenet,
-    googlenet,
-    mobilenet,
-    mobilenetv3,
+FIRST = ("vgg", "resnet", "densenet", "googlenet", "mobilenet", "mobilenetv3")
+"""The families that lists begin with, in this order; all others follow by name."""
+MISSION = (
+    "vgg16",
+    "resnet18",
+    "densenet161",
+    "googlenet",
+    "mobilenet_v2",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
 )
-FAMILIES = (*BACKBONES, cifar, srcnn)
+"""The backbones of transfer learning: one or two of each family."""
 
 
 class Variant(NamedTuple):
     """One architecture: how to build it, where its head is, how it is initialised.
 
-    Without a classifier the head is "", and `build` takes no `num_classes`.
+    Without a classifier the head is "", and `build` takes no `num_classes`. The task is
+    what it is made for: "imagenet", "cifar10" or "superres".
     """
 
     name: str
-    build: Callable[..., nnx.Module]
+    build: Callable[..., Network]
     head: str
     init: init.Init
+    task: str
 
 
+def _families() -> tuple[ModuleType, ...]:
+    names = sorted(
+        (module.name for module in pkgutil.iter_modules(__path__)),
+        key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name),
+    )
+    modules = [import_module(f"{__name__}.{name}") for name in names]
+    return tuple(module for module in modules if "VARIANTS" in vars(module))
+
+
+FAMILIES = _families()
 VARIANTS: dict[str, Variant] = {
-    name: Variant(name, build, family.HEAD, family.INIT)
+    name: Variant(name, build, family.HEAD, family.INIT, family.TASK)
     for family in FAMILIES
     for name, build in family.VARIANTS.items()
 }
@@ -61,12 +71,12 @@ ALIASES: dict[str, str] = {
 
 def names() -> tuple[str, ...]:
     """All backbones, as torchvision spells them."""
-    return tuple(name for family in BACKBONES for name in family.VARIANTS)
+    return tuple(row.name for row in VARIANTS.values() if row.task == "imagenet")
 
 
 def small_names() -> tuple[str, ...]:
     """The classifiers of 32x32 images, CIFAR-10's."""
-    return tuple(cifar.VARIANTS)
+    return tuple(row.name for row in VARIANTS.values() if row.task == "cifar10")
 
 
 def variant(name: str) -> Variant:
@@ -85,14 +95,14 @@ def variant(name: str) -> Variant:
     return VARIANTS[full]
 
 
-def abstract(name: str, *, num_classes: int = 1000) -> nnx.Module:
+def abstract(name: str, *, num_classes: int = 1000) -> Network:
     """The model with `jax.ShapeDtypeStruct` leaves: no memory, no random numbers."""
     row = variant(name)
     options = {"num_classes": num_classes} if row.head else {}
     return nnx.eval_shape(lambda: row.build(**options, rngs=nnx.Rngs(0)))
 
 
-def create(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs) -> nnx.Module:
+def create(name: str, *, num_classes: int = 1000, rngs: nnx.Rngs) -> Network:
     """The model with random weights, drawn by torchvision's or the paper's scheme.
 
     Args:

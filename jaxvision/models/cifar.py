@@ -7,7 +7,6 @@ arXiv:2404.00498.
 
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from flax import nnx
 
 from jaxvision.models.init import Init, torch_default, zeros
 from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.network import Network
 
 SHAPE = (32, 32, 3)
 """Height, width and channels of the images that all of these take."""
@@ -35,10 +35,10 @@ def gelu(x):
     return (wide * (0.5 + 0.5 * jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
-class Small(nnx.Module):
+class Small(Network):
     """A network of `SHAPE` images alone."""
 
-    image_size: ClassVar[int] = SHAPE[0]
+    smallest = SHAPE[0]
 
     def check(self, images) -> None:
         """Raises ValueError for images that are not `(n, *SHAPE)`."""
@@ -75,6 +75,10 @@ class FCN(Small):
         self.check(x)
         return self.head(self.hidden(x))
 
+    def trunk(self):
+        """None of its layers is a map."""
+        return ()
+
 
 class CNN(Small):
     """Three blocks, each `depth` 3x3 convolutions and a pooling by 2, then `hidden`.
@@ -110,6 +114,11 @@ class CNN(Small):
     def __call__(self, x):
         self.check(x)
         return self.head(self.hidden(self.features(x)))
+
+    def trunk(self):
+        """The rectified maps, which is what comes before each pooling."""
+        layers = enumerate(self.features)
+        return tuple(f"features.{i}" for i, layer in layers if layer is nnx.relu)
 
 
 class FastCNN(Small):
@@ -151,6 +160,9 @@ class FastCNN(Small):
         self.check(x)
         x = self.pool(self.blocks(gelu(self.whiten(x))))
         return self.head(flatten(x)) / 9
+
+    def trunk(self):
+        return tuple(f"blocks.{i}" for i in range(len(self.blocks)))
 
 
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -206,6 +218,7 @@ def dirac(rng: np.random.Generator, shape, fan_in: int) -> np.ndarray:
     return kernel
 
 
+TASK = "cifar10"
 VARIANTS = {
     "fcn_baseline": partial(FCN, widths=(100, 20)),
     "fcn_wide": partial(FCN, widths=(1024, 512)),

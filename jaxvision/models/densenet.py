@@ -11,6 +11,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal, zeros
 from jaxvision.models.layers import BatchNorm, conv, max_pool
+from jaxvision.models.network import Network
 
 
 class Named(nnx.Module):
@@ -70,11 +71,13 @@ def transition(cin: int, *, rngs: nnx.Rngs) -> Named:
     )
 
 
-class DenseNet(nnx.Module):
+class DenseNet(Network):
     """`torchvision.models.DenseNet`: images `(n, h, w, 3)`, normalised, to logits.
 
     Images have 29 pixels at least, or nothing is left after the last transition.
     """
+
+    smallest = 29
 
     def __init__(self, *, growth=32, width=64, depths, num_classes=1000, rngs):
         layers = {
@@ -98,7 +101,12 @@ class DenseNet(nnx.Module):
         x = self.relu(self.features(x))
         return self.classifier(ops.global_avg_pool(x))
 
+    def trunk(self):
+        """The blocks; the last one's map counts after its norm, rectified."""
+        return (*(f"features.denseblock{i}" for i in (1, 2, 3)), "relu")
 
+
+TASK = "imagenet"
 VARIANTS = {
     "densenet121": partial(DenseNet, depths=(6, 12, 24, 16)),
     "densenet161": partial(DenseNet, depths=(6, 12, 36, 24), growth=48, width=96),

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models.init import Init, truncated_normal
 from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.network import Network
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -70,7 +71,7 @@ class Auxiliary(nnx.Module):
         return self.fc2(self.dropout(nnx.relu(self.fc1(x))))
 
 
-class GoogLeNet(nnx.Module):
+class GoogLeNet(Network):
     """`torchvision.models.GoogLeNet`: images `(n, h, w, 3)`, normalised, to logits.
 
     Unlike torchvision's, it has no auxiliary heads by default, and maps the input to
@@ -86,6 +87,11 @@ class GoogLeNet(nnx.Module):
         scratch; it is no part of a state_dict.
       rngs: seeds the leaves and dropout.
     """
+
+    smallest = 15
+    optional = ("aux1", "aux2")
+    # What torchvision makes of it wherever it loads the ImageNet weights.
+    torch_options = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
     def __init__(
         self, *, num_classes=1000, aux_logits=False, transform_input=True, rngs
@@ -133,7 +139,12 @@ class GoogLeNet(nnx.Module):
             return logits
         return logits, self.aux2(late), self.aux1(middle)
 
+    def trunk(self):
+        modules = "3a 3b 4a 4b 4c 4d 4e 5a 5b".split()
+        return tuple(f"inception{module}" for module in modules)
 
+
+TASK = "imagenet"
 VARIANTS = {"googlenet": GoogLeNet}
 ALIASES: dict[str, str] = {}
 HEAD = "fc"

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal, normal, zeros
 from jaxvision.models.layers import BatchNorm, Sequential, conv
+from jaxvision.models.network import Network
 
 # expansion, channels, repeats, first stride
 STAGES = (
@@ -59,8 +60,10 @@ class InvertedResidual(nnx.Module):
         return x + self.conv(x) if self.is_residual else self.conv(x)
 
 
-class MobileNetV2(nnx.Module):
+class MobileNetV2(Network):
     """`torchvision.models.MobileNetV2`: normalised images `(n, h, w, 3)` to logits."""
+
+    smallest = 1
 
     def __init__(self, *, num_classes=1000, rngs):
         cin = 32
@@ -86,7 +89,11 @@ class MobileNetV2(nnx.Module):
     def __call__(self, x):
         return self.classifier(ops.global_avg_pool(self.features(x)))
 
+    def trunk(self):
+        return tuple(f"features.{i}" for i in range(len(self.features)))
 
+
+TASK = "imagenet"
 VARIANTS = {"mobilenet_v2": MobileNetV2}
 ALIASES = {"mobilenet": "mobilenet_v2"}
 HEAD = "classifier.1"

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models import mobilenet
 from jaxvision.models.layers import BatchNorm, Sequential, conv
+from jaxvision.models.network import Network
 
 # kernel, expanded channels, channels, squeeze and excite, activation, stride
 LARGE = (
@@ -109,8 +110,10 @@ class InvertedResidual(nnx.Module):
         return x + self.block(x) if self.is_residual else self.block(x)
 
 
-class MobileNetV3(nnx.Module):
+class MobileNetV3(Network):
     """`torchvision.models.MobileNetV3`: normalised images `(n, h, w, 3)` to logits."""
+
+    smallest = 1
 
     def __init__(self, *, rows, width, num_classes=1000, rngs):
         block = partial(conv_norm, activation=nnx.hard_swish, rngs=rngs)
@@ -134,7 +137,11 @@ class MobileNetV3(nnx.Module):
     def __call__(self, x):
         return self.classifier(self.avgpool(self.features(x)))
 
+    def trunk(self):
+        return tuple(f"features.{i}" for i in range(len(self.features)))
 
+
+TASK = "imagenet"
 VARIANTS = {
     "mobilenet_v3_large": partial(MobileNetV3, rows=LARGE, width=1280),
     "mobilenet_v3_small": partial(MobileNetV3, rows=SMALL, width=1024),

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal
 from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.network import Network
 
 
 class BasicBlock(nnx.Module):
@@ -70,8 +71,10 @@ def shortcut(cin: int, cout: int, *, stride: int, rngs: nnx.Rngs) -> Sequential:
     )
 
 
-class ResNet(nnx.Module):
+class ResNet(Network):
     """`torchvision.models.ResNet`: images `(n, h, w, 3)`, normalised, to logits."""
+
+    smallest = 1
 
     def __init__(
         self, *, block, depths, groups=1, base_width=64, num_classes=1000, rngs
@@ -108,9 +111,13 @@ class ResNet(nnx.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.avgpool(x))
 
+    def trunk(self):
+        return ("layer1", "layer2", "layer3", "layer4")
+
 
 _deep = partial(ResNet, block=Bottleneck)
 
+TASK = "imagenet"
 VARIANTS = {
     "resnet18": partial(ResNet, block=BasicBlock, depths=(2, 2, 2, 2)),
     "resnet34": partial(ResNet, block=BasicBlock, depths=(3, 4, 6, 3)),

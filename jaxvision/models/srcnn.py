@@ -10,14 +10,17 @@ from flax import nnx
 
 from jaxvision.models.init import Init, kaiming_normal, normal, zeros
 from jaxvision.models.layers import conv
+from jaxvision.models.network import Network
 
 
-class SRCNN(nnx.Module):
+class SRCNN(Network):
     """Images `(n, h, w, 3)` in [0, 1], already of the final size, to better ones.
 
     The borders are padded with zeros, so that the output is as large as the input. It
     is not clipped. With `residual` the layers compute what is added to the input.
     """
+
+    smallest = 1
 
     def __init__(self, *, sizes, residual=False, rngs):
         first, second, third = sizes
@@ -34,7 +37,12 @@ class SRCNN(nnx.Module):
         y = self.conv3(nnx.relu(self.conv2(nnx.relu(self.conv1(x)))))
         return x + y if self.residual else y
 
+    def trunk(self):
+        """Without classes there is no answer to explain."""
+        return ()
 
+
+TASK = "superres"
 VARIANTS = {
     f"srcnn_{''.join(map(str, sizes))}{suffix}": partial(
         SRCNN, sizes=sizes, residual=bool(suffix)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal, normal, zeros
 from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.network import Network
 
 # convolutions in each of the five stages
 DEPTHS = {
@@ -21,11 +22,13 @@ DEPTHS = {
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nnx.Module):
+class VGG(Network):
     """`torchvision.models.VGG`: images `(n, h, w, 3)`, normalised, to logits.
 
     Any size from 32 pixels will do: the last map is pooled to 7x7.
     """
+
+    smallest = 32
 
     def __init__(self, *, depths, norm=False, num_classes=1000, rngs):
         cin = 3
@@ -57,7 +60,13 @@ class VGG(nnx.Module):
         # torch flattens channels first, and so are the first layer's weights ordered.
         return self.classifier(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
 
+    def trunk(self):
+        """The rectified maps, which is what comes before each pooling."""
+        layers = enumerate(self.features)
+        return tuple(f"features.{i}" for i, layer in layers if layer is nnx.relu)
 
+
+TASK = "imagenet"
 VARIANTS = {
     f"{name}{suffix}": partial(VGG, depths=depths, norm=bool(suffix))
     for name, depths in DEPTHS.items()

@@ -128,7 +128,17 @@ _max_pool.defvjp(_forward, _backward)
 
 
 def avg_pool(x: Array, window: int, stride: int) -> Array:
-    """The mean of each whole window, as `torch.nn.AvgPool2d` without padding."""
+    """The mean of each whole window, as `torch.nn.AvgPool2d` without padding.
+
+    Raises:
+      ValueError: for an image smaller than the window.
+    """
+    height, width = x.shape[1:3]
+    if min(height, width) < window:
+        raise ValueError(
+            f"avg_pool: images of {height}x{width} are smaller than the window of "
+            f"{window}x{window}; give larger images"
+        )
     total = jax.lax.reduce_window(
         x,
         # A numpy zero: traced, it would make the sum a generic one without a gradient.
