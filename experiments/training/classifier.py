@@ -30,7 +30,7 @@ from experiments.training.training import (
     Training,
     count_parameters,
     make_mesh,
-    make_network,
+    make_trainable,
     make_training,
 )
 from jaxvision import losses, parallel, train
@@ -94,7 +94,7 @@ def make_classifier(
     preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     size = preprocessing.crop
-    network = make_network(start.model, recipe, size=size, frozen=frozen)
+    network = make_trainable(start.model, recipe, size=size, frozen=frozen)
     photos = photo_transform(recipe.augment, preprocessing)
     transforms: list[Transform] = [photos]
     data: dict[str, Array] = place(

@@ -26,7 +26,7 @@ from experiments.training.training import (
     Task,
     Training,
     make_mesh,
-    make_network,
+    make_trainable,
     make_training,
 )
 from jaxvision import image_metrics, models, parallel, train
@@ -132,7 +132,7 @@ def make_enlarger_training(
         repeat=recipe.repeat,
         streams=_streams,
     )
-    network = make_network(start.model, recipe, size=recipe.crop_size)
+    network = make_trainable(start.model, recipe, size=recipe.crop_size)
     return make_training(task, network, recipe)
 
 

@@ -13,7 +13,7 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.training.recipe import ClassifierRecipe
 from experiments.training.training import (
-    Network,
+    Trainable,
     Start,
     Training,
     compute_dtype,
@@ -45,7 +45,7 @@ def head_phase(recipe: ClassifierRecipe, *, epochs: int) -> ClassifierRecipe:
     )
 
 
-def is_trained_alone(start: Start, network: Network, recipe: ClassifierRecipe) -> bool:
+def is_trained_alone(start: Start, network: Trainable, recipe: ClassifierRecipe) -> bool:
     """Whether the last layer alone is trained, on images that never change."""
     head = models.variant(start.name).head
     same = (recipe.augment, recipe.mix, recipe.tta) == ("none", "none", "none")
@@ -53,7 +53,7 @@ def is_trained_alone(start: Start, network: Network, recipe: ClassifierRecipe) -
 
 
 def split_last(
-    start: Start, network: Network, recipe: ClassifierRecipe, photos: Transform
+    start: Start, network: Trainable, recipe: ClassifierRecipe, photos: Transform
 ) -> tuple[Callable[..., Array], Apply]:
     """`see(images, progress)`, all that comes before the last layer; and that layer."""
     layers_of(network)  # says so where the images are too small

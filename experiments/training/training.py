@@ -39,7 +39,7 @@ class Start(NamedTuple):
     frozen: tuple[str, ...] = ()
 
 
-class Network(NamedTuple):
+class Trainable(NamedTuple):
     """What is trained, apart from its arrays.
 
     Attributes:
@@ -99,7 +99,7 @@ class Training(NamedTuple):
 
 def make_training(
     task: Task,
-    network: Network,
+    network: Trainable,
     recipe: Recipe,
     *,
     schedule: optax.Schedule | None = None,
@@ -188,9 +188,9 @@ def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
     return mesh
 
 
-def make_network(
+def make_trainable(
     model: nnx.Module, recipe: Recipe, *, size: int, frozen: tuple[str, ...] = ()
-) -> Network:
+) -> Trainable:
     """A model as it is trained by a recipe, on images of `size` pixels a side.
 
     Raises:
@@ -199,13 +199,13 @@ def make_network(
     apply, params, stats = functionalize(
         model, dtype=compute_dtype(recipe), frozen=frozen
     )
-    network = Network(apply, params, stats, size, frozen)
+    network = Trainable(apply, params, stats, size, frozen)
     if recipe.optim.first_layer_lr == 1:
         return network
     return network._replace(layers=layers_of(network))
 
 
-def layers_of(network: Network) -> list[tuple[str, ...]]:
+def layers_of(network: Trainable) -> list[tuple[str, ...]]:
     """The paths of its layers, the first one first.
 
     Raises:
