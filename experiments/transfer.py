@@ -161,6 +161,18 @@ Open = Callable[[Preprocessing], Dataset]
 """The photos for what a model expects of them."""
 
 
+def make_opener(spec: str, *, console: Console) -> Open:
+    """Opens the photos of `--data`; runs that want them alike share them."""
+
+    @lru_cache(maxsize=1)
+    def opened(preprocessing: Preprocessing) -> Dataset:
+        # A little larger than the crop, so that random crops differ.
+        larger = round(preprocessing.crop * 256 / 224)
+        return open_data(spec, preprocessing, train_size=larger, console=console)
+
+    return opened
+
+
 def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
     """All that a run needs before its first step.
 
@@ -232,12 +244,7 @@ def main(config: Config) -> dict[str, float]:
     for cell in cells:
         frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
 
-    @lru_cache(maxsize=1)
-    def opened(preprocessing: Preprocessing) -> Dataset:
-        # A little larger than the crop, so that random crops differ.
-        larger = round(preprocessing.crop * 256 / 224)
-        return open_data(config.data, preprocessing, train_size=larger, console=console)
-
+    opened = make_opener(config.data, console=console)
     if config.dry_run:
         for cell in cells:
             ready = prepare(cell, opened, console=console)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from experiments.training.recipe import ClassifierRecipe
 from experiments.training.training import (
     Start,
     Task,
+    Trainable,
     Training,
     count_parameters,
     make_mesh,
@@ -84,40 +85,27 @@ def make_classifier(
     Raises:
       UsageError: the batch does not fit the devices, the data or the model.
     """
-    mesh = make_mesh(recipe)
     if len(dataset.train) < recipe.batch_size:
         raise UsageError(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
-    place = partial(jax.device_put, device=parallel.replicated(mesh))
     preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
-    size = preprocessing.crop
-    network = make_trainable(start.model, recipe, size=size, frozen=frozen)
-    photos = photo_transform(recipe.augment, preprocessing)
-    transforms: list[Transform] = [photos]
-    data: dict[str, Array] = place(
-        {"image": dataset.train.images, "label": dataset.train.labels}
+    trained = make_trainable(
+        start.model, recipe, size=preprocessing.crop, frozen=frozen
     )
-    val_images, val_labels = place((dataset.val.images, dataset.val.labels))
-    if is_trained_alone(start, network, recipe):
-        see, last = split_last(start, network, recipe, photos)
-        title = "what the last layer sees"
-        with console.counting(f"{title} of the photos") as progress:
-            data["image"] = place(see(data["image"], progress))
-        with console.counting(f"{title} in validation") as progress:
-            val_images = place(see(val_images, progress))
-        network, transforms = network._replace(apply=last), []
-    ask = mirrored(network.apply) if preprocessing.mirror else network.apply
-    forward = train.make_eval_step(
-        ask, transforms, batch_size=recipe.batch_size, mesh=mesh
+    inputs = _Inputs(
+        dataset.train.images,
+        dataset.val.images,
+        trained,
+        [photo_transform(recipe.augment, preprocessing)],
     )
-    if recipe.mix != "none":
-        classes = len(dataset.classes)
-        transforms.append(
-            mix_transform(recipe.mix, alpha=recipe.mix_alpha, num_classes=classes)
-        )
+    if is_trained_alone(start, trained, recipe):
+        inputs = _before_last_layer(inputs, start, recipe, console=console)
+    place = partial(jax.device_put, device=parallel.replicated(make_mesh(recipe)))
+    val_images, val_labels = place((inputs.val, dataset.val.labels))
+    forward = _make_forward(inputs, recipe)
 
     def predict(params, stats):
         return forward(params, stats, val_images)
@@ -139,19 +127,61 @@ def make_classifier(
             preprocessing=preprocessing,
         )
 
+    classes = len(dataset.classes)
+    labels = place(dataset.train.labels)
     task = Task(
-        data=data,
+        data={"image": inputs.train, "label": labels},
         fingerprint=_fingerprint(dataset),
-        transforms=transforms,
-        loss_fn=_loss(recipe, data["label"], num_classes=len(dataset.classes)),
+        transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
+        loss_fn=_loss(recipe, labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
         keep=keep_model,
         judged_by=keep,
     )
-    return ClassifierTraining(
-        make_training(task, network, recipe, schedule=schedule), predict
+    training = make_training(task, inputs.trained, recipe, schedule=schedule)
+    return ClassifierTraining(training, predict)
+
+
+class _Inputs(NamedTuple):
+    """What of the images is trained on and judged by, and what stands before a step."""
+
+    train: Any
+    val: Any
+    trained: Trainable
+    transforms: list[Transform]
+
+
+def _before_last_layer(
+    inputs: _Inputs, start: Start, recipe: ClassifierRecipe, *, console: Console
+) -> _Inputs:
+    """What the last layer sees, in place of the images; they never change."""
+    (photos,) = inputs.transforms
+    see, last = split_last(start, inputs.trained, recipe, photos)
+    title = "what the last layer sees"
+    with console.counting(f"{title} of the photos") as progress:
+        train_inputs = see(inputs.train, progress)
+    with console.counting(f"{title} in validation") as progress:
+        val_inputs = see(inputs.val, progress)
+    return _Inputs(train_inputs, val_inputs, inputs.trained._replace(apply=last), [])
+
+
+def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Array]:
+    """`forward(params, stats, images) -> logits`, asked twice where the recipe says."""
+    apply = inputs.trained.apply
+    return train.make_eval_step(
+        mirrored(apply) if recipe.tta == "mirror" else apply,
+        inputs.transforms,
+        batch_size=recipe.batch_size,
+        mesh=make_mesh(recipe),
     )
+
+
+def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
+    if recipe.mix == "none":
+        return []
+    alpha = recipe.mix_alpha
+    return [mix_transform(recipe.mix, alpha=alpha, num_classes=num_classes)]
 
 
 def _loss(recipe: ClassifierRecipe, labels: Array, *, num_classes: int) -> LossFn:

@@ -132,8 +132,8 @@ def make_enlarger_training(
         repeat=recipe.repeat,
         streams=_streams,
     )
-    network = make_trainable(start.model, recipe, size=recipe.crop_size)
-    return make_training(task, network, recipe)
+    trained = make_trainable(start.model, recipe, size=recipe.crop_size)
+    return make_training(task, trained, recipe)
 
 
 def _streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:

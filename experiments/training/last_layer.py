@@ -13,8 +13,8 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.training.recipe import ClassifierRecipe
 from experiments.training.training import (
-    Trainable,
     Start,
+    Trainable,
     Training,
     compute_dtype,
     layers_of,
@@ -45,18 +45,20 @@ def head_phase(recipe: ClassifierRecipe, *, epochs: int) -> ClassifierRecipe:
     )
 
 
-def is_trained_alone(start: Start, network: Trainable, recipe: ClassifierRecipe) -> bool:
+def is_trained_alone(
+    start: Start, trained: Trainable, recipe: ClassifierRecipe
+) -> bool:
     """Whether the last layer alone is trained, on images that never change."""
     head = models.variant(start.name).head
     same = (recipe.augment, recipe.mix, recipe.tta) == ("none", "none", "none")
-    return same and trains_head_alone(start.model, head=head, frozen=network.frozen)
+    return same and trains_head_alone(start.model, head=head, frozen=trained.frozen)
 
 
 def split_last(
-    start: Start, network: Trainable, recipe: ClassifierRecipe, photos: Transform
+    start: Start, trained: Trainable, recipe: ClassifierRecipe, photos: Transform
 ) -> tuple[Callable[..., Array], Apply]:
     """`see(images, progress)`, all that comes before the last layer; and that layer."""
-    layers_of(network)  # says so where the images are too small
+    layers_of(trained)  # says so where the images are too small
     body, last = split_head(
         start.model,
         head=models.variant(start.name).head,
@@ -74,7 +76,7 @@ def split_last(
         found = []
         for begin in range(0, len(images), recipe.batch_size):
             batch = images[begin : begin + recipe.batch_size]
-            found.append(step(network.params, network.stats, batch))
+            found.append(step(trained.params, trained.stats, batch))
             progress(min(begin + recipe.batch_size, len(images)), len(images))
         return jnp.concatenate(found)
 

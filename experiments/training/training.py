@@ -99,32 +99,32 @@ class Training(NamedTuple):
 
 def make_training(
     task: Task,
-    network: Trainable,
+    trained: Trainable,
     recipe: Recipe,
     *,
     schedule: optax.Schedule | None = None,
 ) -> Training:
-    """All that trains a network for a task by a recipe.
+    """All that trains a model for a task by a recipe.
 
     Args:
       task: what for.
-      network: what.
+      trained: what.
       recipe: how.
       schedule: the learning rate by step, in place of the recipe's own.
 
     Raises:
-      UsageError: the batch does not fit the devices, the data or the network.
+      UsageError: the batch does not fit the devices, the data or the model.
     """
     mesh = make_mesh(recipe)
     place = partial(jax.device_put, device=parallel.replicated(mesh))
-    frozen, ema = network.frozen, recipe.ema
+    frozen, ema = trained.frozen, recipe.ema
     steps = task.repeat * len(task.data["image"]) // recipe.batch_size
     schedule = schedule or optim.make_schedule(
         recipe.optim, steps_per_epoch=steps, epochs=recipe.epochs
     )
-    tx = optim.make_optimizer(recipe.optim, schedule, layers=network.layers)
+    tx = optim.make_optimizer(recipe.optim, schedule, layers=trained.layers)
     step = train.make_train_step(
-        network.apply,
+        trained.apply,
         task.loss_fn,
         tx,
         frozen=frozen,
@@ -160,14 +160,14 @@ def make_training(
         _, params, stats = functionalize(model, frozen=frozen)
         return place(init(params, stats))
 
-    state = jax.eval_shape(init, network.params, network.stats)
+    state = jax.eval_shape(init, trained.params, trained.stats)
     try:
         plan.run_steps.eval_shape(
             state, plan.no_sums(), plan.data, plan.order(0), 0, 0, plan.key
         )
     except ValueError as error:  # images or batches that a layer cannot take
         raise UsageError(
-            f"--batch-size {recipe.batch_size}, images of {network.size} pixels: "
+            f"--batch-size {recipe.batch_size}, images of {trained.size} pixels: "
             f"{error}"
         ) from error
     return Training(plan, start)
@@ -199,23 +199,23 @@ def make_trainable(
     apply, params, stats = functionalize(
         model, dtype=compute_dtype(recipe), frozen=frozen
     )
-    network = Trainable(apply, params, stats, size, frozen)
+    trained = Trainable(apply, params, stats, size, frozen)
     if recipe.optim.first_layer_lr == 1:
-        return network
-    return network._replace(layers=layers_of(network))
+        return trained
+    return trained._replace(layers=layers_of(trained))
 
 
-def layers_of(network: Trainable) -> list[tuple[str, ...]]:
+def layers_of(trained: Trainable) -> list[tuple[str, ...]]:
     """The paths of its layers, the first one first.
 
     Raises:
       UsageError: the images are too small for it.
     """
-    image = jax.ShapeDtypeStruct((1, network.size, network.size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, trained.size, trained.size, 3), jnp.float32)
     try:
-        return order_of_use(network.apply, network.params, network.stats, image)
+        return order_of_use(trained.apply, trained.params, trained.stats, image)
     except ValueError as error:
-        raise UsageError(f"images of {network.size} pixels: {error}") from error
+        raise UsageError(f"images of {trained.size} pixels: {error}") from error
 
 
 def compute_dtype(recipe: Recipe) -> Any | None:
