@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -117,16 +118,6 @@ def make_classifier(
             "val_accuracy": float((logits.argmax(-1) == val_labels).mean()),
         }
 
-    def keep_model(params, stats, folder):
-        save_bundle(
-            folder / "model.safetensors",
-            start.name,
-            params,
-            stats,
-            classes=dataset.classes,
-            preprocessing=preprocessing,
-        )
-
     classes = len(dataset.classes)
     labels = place(dataset.train.labels)
     task = Task(
@@ -136,7 +127,7 @@ def make_classifier(
         loss_fn=_loss(recipe, labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
-        keep=keep_model,
+        keep=_keeper(start.name, dataset.classes, preprocessing),
         judged_by=keep,
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
@@ -175,6 +166,20 @@ def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Ar
         batch_size=recipe.batch_size,
         mesh=make_mesh(recipe),
     )
+
+
+def _keeper(name: str, classes: tuple[str, ...], preprocessing: Preprocessing):
+    def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        save_bundle(
+            folder / "model.safetensors",
+            name,
+            params,
+            stats,
+            classes=classes,
+            preprocessing=preprocessing,
+        )
+
+    return keep
 
 
 def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
