@@ -1,0 +1,1 @@
+"""What runs leave on disk: their folders, grids of them, and all that they write."""

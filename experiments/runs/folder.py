@@ -1,0 +1,145 @@
+"""A run's folder: its number, `config.yaml`, and tables of numbers."""
+
+import csv
+import io
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import yaml
+
+from experiments.command.options import UsageError
+from jaxvision import compilation, ops
+from jaxvision.files import write_text
+
+CONFIG = "config.yaml"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
+
+
+class Run(NamedTuple):
+    """A run on disk: its folder, and what `config.yaml` there says."""
+
+    path: Path
+    config: Mapping[str, Any]
+    """The options, then the `environment`."""
+
+
+def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
+    """A run in `output/experiment/N`, with the first N not yet taken.
+
+    Raises:
+      UsageError: the folder cannot be made.
+    """
+    parent = output / experiment
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+        number = max(taken, default=0) + 1
+        while True:
+            try:
+                (parent / str(number)).mkdir()
+                return begin_run(parent / str(number), options)
+            except FileExistsError:  # another run took it just now
+                number += 1
+    except OSError as error:
+        raise UsageError(f"--output {output}: {error.strerror} ({parent})") from error
+
+
+def begin_run(path: Path, options: Mapping[str, Any]) -> Run:
+    """A run in the folder `path`, which is there: writes its `config.yaml`."""
+    config = dict(options) | {"environment": environment()}
+    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    return Run(path, config)
+
+
+def open_run(path: Path) -> Run:
+    """The run that was begun in the folder `path`.
+
+    Raises:
+      UsageError: its `config.yaml` is missing or damaged.
+    """
+    try:
+        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{path / CONFIG} is missing or damaged") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{path / CONFIG} is missing or damaged")
+    return Run(path, config)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, command, device and git revision: what a number needs beside it."""
+    devices = jax.devices()
+    revision = _git("rev-parse", "HEAD")
+    if revision and _git("status", "--porcelain", "--untracked-files=no"):
+        revision += " with changes"
+    return {
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processor": f"{os.cpu_count()} x {platform.machine()}",
+        "convolutions": ops.backend(),
+        "compiled programs": getattr(jax.config, compilation.FOLDER) or "not kept",
+        "python": platform.python_version(),
+        "git": revision or "not a git checkout",
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a CSV file of rows with the same columns, floats to six digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        {key: f"{x:.6g}" if isinstance(x, float) else x for key, x in row.items()}
+        for row in rows
+    )
+    write_text(path, text.getvalue())
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`; an empty cell is nan.
+
+    Raises:
+      ValueError: a cell holds no number.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {key: float(value or "nan") for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def skipped_notes(skipped: Sequence[str], what: str) -> list[str]:
+    """A warning that some of the data, `what` in words, was left out; or none."""
+    if not skipped:
+        return []
+    return [f"{len(skipped)} {what} were left out: {'; '.join(skipped[:5])}"]
