@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from einops import rearrange
 from jax.sharding import Mesh
 
 from jaxvision import optim, parallel
@@ -145,7 +146,7 @@ def _parts(batch: Batch, count: int) -> Batch:
     if size % count:
         raise ValueError(f"a batch of {size} images cannot be cut into {count} parts")
     return {
-        name: array.reshape(-1, count, *array.shape[1:]).swapaxes(0, 1)
+        name: rearrange(array, "(size part) ... -> part size ...", part=count)
         for name, array in batch.items()
     }
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.runs.folder import Run, write_rows
 
 from experiments.command.console import Console
 from experiments.pages import comparison_plots
 from experiments.pages.predictions import write_predictions
 from experiments.runs import comparison, grid
+from experiments.runs.folder import Run, write_rows
 from tests.runs import rows_of
 
 LABELS = np.arange(40) % 4

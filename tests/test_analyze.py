@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from experiments.runs.folder import write_rows
 from flax import nnx
 
 from converters.bundle import save_bundle
@@ -16,6 +15,7 @@ from experiments.command.options import UsageError
 from experiments.pages import analysis_page
 from experiments.pages.findings import gather
 from experiments.pages.predictions import write_predictions
+from experiments.runs.folder import write_rows
 from jaxvision import models
 from jaxvision.data import Split
 from jaxvision.evaluation import Evaluation

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 import yaml
-from experiments.runs.folder import Run
 
 from experiments import compare
 from experiments.command.options import run_cli
 from experiments.runs.comparison import RESULTS, write_results
+from experiments.runs.folder import Run
 from experiments.runs.grid import expand
 from tests.grids import Config as Nets
 from tests.grids import Page, fake

@@ -4,7 +4,6 @@ import re
 
 import numpy as np
 import pytest
-from experiments.runs.folder import Run
 from PIL import Image
 from scipy.stats import binomtest
 from scipy.stats import t as student
@@ -13,6 +12,7 @@ from experiments.command.console import Console
 from experiments.pages import comparison_plots
 from experiments.pages.standings import Standing, Variant
 from experiments.runs import grid
+from experiments.runs.folder import Run
 from tests.grids import LABELS, Page, cells_of, compared, fake
 from tests.grids import drawn as drawn
 from tests.grids import quick as quick

@@ -4,11 +4,11 @@ import json
 import re
 
 import pytest
-from experiments.runs.folder import Run
 
 from experiments.command.console import Console
 from experiments.runs import grid
 from experiments.runs.comparison import RESULTS, read_results
+from experiments.runs.folder import Run
 from tests.grids import Config, Page, cells_of, compared, fake
 from tests.grids import quick as quick
 

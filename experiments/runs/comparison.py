@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.command.console import Console
-from experiments.runs.folder import Run, read_metrics, write_rows
-from jaxvision.files import write_text
+from experiments.pages.comparison_page import write_comparison
+from experiments.pages.comparison_plots import draw_comparison
+from experiments.pages.comparison_words import outcome, percent, sentences
 from experiments.pages.page import model_commands
 from experiments.pages.predictions import read_predictions
 from experiments.pages.standings import Repeat, Standing, Variant, standings
-from experiments.pages.comparison_plots import draw_comparison
-from experiments.pages.comparison_page import write_comparison
-from experiments.pages.comparison_words import outcome, percent, sentences
+from experiments.runs.folder import Run, read_metrics, write_rows
+from jaxvision.files import write_text
 
 RESULTS = "results.json"
 """Written last in a run's folder: with it, the run is complete."""

@@ -12,14 +12,14 @@ from rich.table import Table
 
 from experiments.command.console import Console
 from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
+from experiments.pages import plots
+from experiments.pages.enlargements import Example, Version, draw_enlargements
+from experiments.pages.page import About, write_report
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
 from jaxvision.data.pairs import SCALE
 from jaxvision.data.pieces import Whole, centre
 from jaxvision.preprocess import to_float
-from experiments.pages import plots
-from experiments.pages.enlargements import Example, Version, draw_enlargements
-from experiments.pages.page import About, write_report
 
 PROTOCOL = f"luma (Y of BT.601), {SCALE} pixels of border cut off, 8 bits"
 EXAMPLES = 6

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.command.console import Console
+from experiments.command.options import to_dict
 from experiments.runs.comparison import (
     RESULTS,
     Done,
@@ -16,8 +18,6 @@ from experiments.runs.comparison import (
     spelt,
     write_results,
 )
-from experiments.command.options import to_dict
-from experiments.command.console import Console
 from experiments.runs.folder import CONFIG, Run, begin_run, open_run
 
 LONGEST = 100

@@ -14,16 +14,11 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.models.init import Init, torch_default, zeros
-from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.layers import BatchNorm, Sequential, conv, flatten, max_pool
 from jaxvision.models.network import Network
 
 SHAPE = (32, 32, 3)
 """Height, width and channels of the images that all of these take."""
-
-
-def flatten(x):
-    """`torch.nn.Flatten` of an NCHW map, so that torch's weights need no reordering."""
-    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 
 def gelu(x):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxvision import ops
 from jaxvision.models.init import Init, truncated_normal
-from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.layers import BatchNorm, Sequential, conv, flatten, max_pool
 from jaxvision.models.network import Network
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -66,8 +66,7 @@ class Auxiliary(nnx.Module):
         self.dropout = nnx.Dropout(0.7, rngs=rngs)
 
     def __call__(self, x):
-        x = self.conv(ops.adaptive_avg_pool(x, (4, 4)))
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = flatten(self.conv(ops.adaptive_avg_pool(x, (4, 4))))
         return self.fc2(self.dropout(nnx.relu(self.fc1(x))))
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from jaxvision import ops
@@ -88,6 +89,11 @@ def conv(
         conv_general_dilated=ops.conv_general_dilated,
         rngs=rngs,
     )
+
+
+def flatten(x):
+    """`torch.nn.Flatten` of a map, channels first, as torch's weights are ordered."""
+    return rearrange(x, "n h w c -> n (c h w)")
 
 
 def max_pool(window: int, stride: int, *, padding: int = 0, ceil_mode: bool = False):

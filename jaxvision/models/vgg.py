@@ -9,7 +9,7 @@ from flax import nnx
 
 from jaxvision import ops
 from jaxvision.models.init import Init, kaiming_normal, normal, zeros
-from jaxvision.models.layers import BatchNorm, Sequential, conv, max_pool
+from jaxvision.models.layers import BatchNorm, Sequential, conv, flatten, max_pool
 from jaxvision.models.network import Network
 
 # convolutions in each of the five stages
@@ -57,8 +57,7 @@ class VGG(Network):
 
     def __call__(self, x):
         x = self.avgpool(self.features(x))
-        # torch flattens channels first, and so are the first layer's weights ordered.
-        return self.classifier(x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1))
+        return self.classifier(flatten(x))
 
     def trunk(self):
         """The rectified maps, which is what comes before each pooling."""
