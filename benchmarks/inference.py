@@ -17,9 +17,7 @@ from benchmarks.program import (
     Job,
     Machine,
     Options,
-    Table,
-    look_at_machine,
-    measure,
+    measure_nets,
     run,
 )
 from benchmarks.train_step import PEERS
@@ -46,11 +44,7 @@ def main(config: Config) -> None:
     Raises:
       ValueError: `--only` names no net.
     """
-    names = config.options.chosen(NETS)
-    machine = look_at_machine(config.options, dtype=config.dtype)
-    table = Table("inference", config.options, machine)
-    measure(table, jobs(config, names, machine), config.options, backend=config.backend)
-    table.close()
+    measure_nets("inference", config, jobs)
 
 
 def jobs(config: Config, names: Sequence[str], machine: Machine) -> Iterator[list[Job]]:

@@ -1,14 +1,15 @@
 """What all the programs share: options, workers, bounds, progress and files."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import tyro
 
 from benchmarks import results
+from benchmarks.nets import NETS
 from benchmarks.pair import Pair, Plan, Task, WorkerError, environment
 from benchmarks.results import Row
 
@@ -70,6 +71,9 @@ class Job(NamedTuple):
     ours: Task
     peer: Task
     images: int = 0
+
+
+NetJobs = Callable[[Any, Sequence[str], "Machine"], Iterable[Sequence[Job]]]
 
 
 class Machine(NamedTuple):
@@ -228,6 +232,25 @@ def summary(row: Row) -> str:
     if "ratio_low" in row:
         ratio += f" ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
     return f"{text}: {row['ours_ms']:.4g} / {row['peer_ms']:.4g} ms, ratio {ratio}"
+
+
+def measure_nets(name: str, config: Any, jobs: NetJobs) -> None:
+    """Measures the nets that `--only` names, and writes the rows of a table.
+
+    Args:
+      name: of the table.
+      config: a program's options, `options`, `dtype` and `backend` among them.
+      jobs: `jobs(config, names, machine)`, a group for each net.
+
+    Raises:
+      ValueError: `--only` names no net.
+    """
+    options = config.options
+    names = options.chosen(NETS)
+    machine = look_at_machine(options, dtype=config.dtype)
+    table = Table(name, options, machine)
+    measure(table, jobs(config, names, machine), options, backend=config.backend)
+    table.close()
 
 
 def run(config_class: type, main, *, prog: str) -> None:

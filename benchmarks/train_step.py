@@ -19,9 +19,7 @@ from benchmarks.program import (
     Job,
     Machine,
     Options,
-    Table,
-    look_at_machine,
-    measure,
+    measure_nets,
     run,
 )
 
@@ -53,11 +51,7 @@ def main(config: Config) -> None:
     Raises:
       ValueError: `--only` names no net.
     """
-    names = config.options.chosen(NETS)
-    machine = look_at_machine(config.options, dtype=config.dtype)
-    table = Table("train_step", config.options, machine)
-    measure(table, jobs(config, names, machine), config.options, backend=config.backend)
-    table.close()
+    measure_nets("train_step", config, jobs)
 
 
 def jobs(config: Config, names: Sequence[str], machine: Machine) -> Iterator[list[Job]]:

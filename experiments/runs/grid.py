@@ -79,7 +79,8 @@ def run(
 ) -> Numbers | None:
     """Runs all cells that are not complete, each in a folder of its own, and compares.
 
-    A single cell runs in the folder of `into` itself. What was interrupted goes on where it was.
+    A single cell runs in the folder of `into` itself. What was interrupted goes on
+    where it was.
 
     Args:
       into: the run that holds them.
