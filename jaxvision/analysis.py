@@ -12,10 +12,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from jaxvision.metrics import Counts, IntVector, Matrix
-from jaxvision.typing import Array, Float
+from jaxvision.typing import AnyArray, Float
 
-Probabilities = Float[np.ndarray, "n classes"] | Float[Array, "n classes"]
-Values = Float[np.ndarray, "n"] | Float[Array, "n"]
+Probabilities = Float[AnyArray, "n classes"]
+Values = Float[AnyArray, "n"]
 
 BINS = 15
 """Equal-width bins of confidence, as in Guo et al."""

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxvision.typing import Array, UInt8
+from jaxvision.typing import AnyArray, UInt8
 
-Photos = UInt8[np.ndarray, "n h w 3"] | UInt8[Array, "n h w 3"]
+Photos = UInt8[AnyArray, "n h w 3"]
 
 MAX_DISTANCE = 10
 """Bits of 63 in which two hashes may differ."""

@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
         return (image[0], *sizes, kernel[3])
 
 
-def plain(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+def plain(x: Array, w: Array, geometry: Geometry, *, precision=None) -> Array:
     """The convolution as XLA has it, gradients included."""
     return jax.lax.conv_general_dilated(
         x,
