@@ -15,7 +15,7 @@ from jaxvision.models.nodes import find, tap
 from jaxvision.typing import Apply, Array, Float, Forward, Images, Labels, Logits, Tree
 
 LEAST = 4
-"""Pixels a side that a map must have: of 2x2 a reader learns nothing."""
+"""Fewest pixels a side of a map that shows a reader anything: 2x2 does not."""
 
 Maps = Float[Array, "n map_h map_w"]
 

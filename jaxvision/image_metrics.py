@@ -40,7 +40,7 @@ def psnr(
     luma: bool = False,
     quantize: bool = False,
 ) -> Float[Array, " n"]:
-    """Peak signal-to-noise ratio per image, in decibels; a peak is 1.
+    """Peak signal-to-noise ratio per image, in decibels, for a peak of 1.
 
     The mean squared error is that of all channels together; of equal images the ratio
     is `inf`.

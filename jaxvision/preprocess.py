@@ -2,7 +2,7 @@
 
 Two paths. The PIL path (`eval_image`) gives the bits of `weights.transforms()`; it is
 what accuracies are reported on. The path on the device (`resize_center_crop`) is for
-images that are there already, and differs by the rounding of PIL's two passes, at most
+images that are already there, and differs by the rounding of PIL's two passes, at most
 1/255.
 """
 
@@ -28,7 +28,7 @@ class Preprocessing:
     """What a set of weights expects of its images.
 
     `resize` is the short side in pixels, `crop` the side of the centre square, `mean`
-    and `std` are per channel for images in `[0, 1]`. With `mirror` an answer is the
+    and `std` are per channel for images in `[0, 1]`. With `mirror` a prediction is the
     mean over the image and its mirror image. The defaults are those of torchvision's
     `ImageClassification` preset (bilinear, antialiased).
     """
@@ -63,8 +63,8 @@ def eval_image(
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """The evaluation copy of one photo: uint8, `crop` pixels a side.
 
-    Equal to the bit to torchvision's `ImageClassification` preset on a PIL image, up to
-    the conversion to float: the short side becomes `resize` pixels, and where the
+    Bit for bit torchvision's `ImageClassification` preset on a PIL image, short of the
+    conversion to float: the short side becomes `resize` pixels, and where the
     result is smaller than the crop it is padded with black.
 
     Raises:
@@ -128,7 +128,7 @@ def normalize(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Float[Array, "*dims c"]:
-    """Images in `[0, 1]` less the channel means, divided by the standard deviations.
+    """Images in `[0, 1]` minus the channel means, divided by the standard deviations.
 
     Within one unit in the last place of torchvision's `normalize` (a test says so).
 

@@ -58,7 +58,7 @@ def init_state(
 
 
 def evaluated(state: TrainState) -> tuple[Tree, Tree]:
-    """`(params, stats)` to evaluate and to keep: the averaged ones where there are."""
+    """`(params, stats)` to evaluate and to keep: the averages where there are any."""
     if state.average:
         return state.average["params"], state.average["stats"]
     return state.params, state.stats

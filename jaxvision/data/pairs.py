@@ -1,7 +1,7 @@
 """Pairs of low and high resolution, made on the device from pieces of photographs.
 
-Low resolution is a photograph reduced to a half by PIL's bicubic, to the bit. The
-network sees it enlarged again by the same bicubic, where nothing is rounded.
+The low resolution is a photograph at half its size, bit for bit as PIL's bicubic makes
+it. The network sees it enlarged again by the same bicubic, where nothing is rounded.
 """
 
 import jax
@@ -29,7 +29,7 @@ Crops = Float[Array, "n {crop_size} {crop_size} 3"]
 
 
 def reduce(images: Images) -> Float[Array, "n h//2 w//2 c"]:
-    """Half the size, to the bit what PIL makes of the 8-bit file, as whole 1/255.
+    """Half the size, bit for bit what PIL makes of the 8-bit file, as whole 1/255.
 
     Images in `[0, 1]`, of even height and width; other levels than a file's are
     rounded first.

@@ -214,7 +214,7 @@ def grouped(x: Array, w: Array, geometry: Geometry, precision) -> Array:
     blocks = groups // merged
     split = w.reshape(*w.shape[:3], blocks, merged, outputs // groups)
     diagonal = jnp.eye(merged, dtype=w.dtype)
-    # (h, w, i, block, m, o) -> (block, h, w, m', i, m, o), nought unless m' = m
+    # (h, w, i, block, m, o) -> (block, h, w, m', i, m, o), zero unless m' = m
     dense = jnp.einsum("hwibmo,km->bhwkimo", split, diagonal, precision="highest")
     dense = dense.reshape(blocks, *w.shape[:2], merged * inputs, outputs // blocks)
     single = geometry._replace(groups=1)

@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
         )
 
     def output(self, image: tuple[int, ...], kernel: tuple[int, ...]) -> tuple:
-        """The shape that comes out of an NHWC `image`; sizes may be nought."""
+        """The shape that comes out of an NHWC `image`; sizes may be zero."""
         sizes = (
             max(0, (size + sum(pads) - extent) // stride + 1)
             for size, pads, extent, stride in zip(
