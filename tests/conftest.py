@@ -35,9 +35,10 @@ def data_folder() -> Path:
 @pytest.fixture
 def unchecked():
     """Annotations unchecked, as for users: functions say themselves what is wrong."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture
