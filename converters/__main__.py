@@ -105,7 +105,7 @@ def fetch(command: Fetch) -> None:
         task = bar.add_task(name, total=None)
         _, row = download.imagenet_state_dict(
             name,
-            command.weights,
+            which=command.weights,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print(f"{row.file}: converted, {download.cached_params_path(row)}")
@@ -187,7 +187,7 @@ def _update_readme(path: Path, table: str) -> None:
 ACTIONS = {List: list_weights, Fetch: fetch, Verify: run_verify, Export: export}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(*, argv: list[str] | None = None) -> None:
     """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
     command = tyro.cli(Command, prog="python -m converters", args=argv)
     try:

@@ -120,7 +120,7 @@ def fetch(
     return path
 
 
-def reachable(row: Row | None = None, *, timeout: float = 5.0) -> bool:
+def reachable(*, row: Row | None = None, timeout: float = 5.0) -> bool:
     """Whether the server of the weights answers, within `timeout` seconds in all.
 
     One request, through a proxy where one is set. With a `row`, the server must also
@@ -199,7 +199,7 @@ def is_cached(row: Row) -> bool:
 
 
 def imagenet_state_dict(
-    name: str, which: str = "imagenet", *, progress: Progress | None = None
+    name: str, *, which: str = "imagenet", progress: Progress | None = None
 ) -> tuple[dict[str, np.ndarray], Row]:
     """ImageNet weights under torchvision's names, and their row.
 
@@ -214,7 +214,7 @@ def imagenet_state_dict(
       ValueError: no such model or weights.
       WeightsError: the file cannot be had, or torch is needed and missing.
     """
-    row = weights.find(name, which)
+    row = weights.find(name, which=which)
     arrays = read_params(row)
     if arrays is not None:
         return arrays, row

@@ -9,7 +9,7 @@ from converters.weights import load_state_dict
 from jaxvision.lpips import LAYERS
 
 
-def linear_weights(path: str | Path | None = None) -> dict[str, np.ndarray]:
+def linear_weights(*, path: str | Path | None = None) -> dict[str, np.ndarray]:
     """The weights of LPIPS's linear layers over VGG16, version 0.1, layer by layer.
 
     Args:

@@ -110,7 +110,7 @@ TABLE = (
 )
 
 
-def find(name: str, which: str = "imagenet") -> Row:
+def find(name: str, *, which: str = "imagenet") -> Row:
     """The row of one set of weights.
 
     Args:

@@ -182,7 +182,7 @@ def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
     """
     config: Config = cell.config
     name = cell.chosen["backbone"]
-    recipe = ClassifierRecipe.of(config, **cell.chosen)
+    recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
     weights = choose_weights(name, config.weights, console=console)
     dataset = opened(scaled(weights.preprocessing, size))

@@ -12,10 +12,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from jaxvision.metrics import Counts, IntVector, Matrix
-from jaxvision.typing import Array, Float
+from jaxvision.typing import AnyArray, Float
 
-Probabilities = Float[np.ndarray, "n classes"] | Float[Array, "n classes"]
-Values = Float[np.ndarray, "n"] | Float[Array, "n"]
+Probabilities = Float[AnyArray, "n classes"]
+Values = Float[AnyArray, "n"]
 
 BINS = 15
 """Equal-width bins of confidence, as in Guo et al."""
@@ -26,7 +26,7 @@ RISE = 0.02
 CERTAIN = 0.8
 """A probability that always counts for a class."""
 MISSED = 0.1
-"""A class of whose images less than this share is recognised is missed."""
+"""A class is missed where less than this share of its images is recognised."""
 
 Interval = tuple[float, float]
 """Lower and upper bound, 95 %."""
@@ -70,8 +70,8 @@ class McNemar(NamedTuple):
     Attributes:
       both, first, second, neither: images that both had right, the first alone, the
         second alone, and none.
-      p_value: the chance of so uneven a pair `first`, `second` or a more uneven one
-        where the models are equally good.
+      p_value: the probability of counts `first` and `second` this far apart, or
+        further, if the models were equally good.
     """
 
     both: int
@@ -82,7 +82,7 @@ class McNemar(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Values over seeds: mean, deviation (n - 1) and 95 % interval of the mean."""
+    """Mean over seeds, standard deviation (n - 1), 95 % interval of the mean."""
 
     mean: float
     std: float
@@ -212,7 +212,7 @@ def mcnemar(labels: IntVector, first: IntVector, second: IntVector) -> McNemar:
 def t_interval(values: Sequence[float] | np.ndarray) -> Spread:
     """Mean, standard deviation and Student's 95 % interval of a few runs' values.
 
-    A single value has no spread: its deviation and bounds are nan.
+    A single value has no spread: its standard deviation and bounds are nan.
 
     Raises:
       ValueError: there is no value.

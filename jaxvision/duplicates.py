@@ -4,10 +4,10 @@ Each image has a perceptual hash of 63 bits, the signs of the low frequencies of
 luminance; two images are near-duplicates where the hashes hardly differ and small
 copies of the two correlate. Measured on 1,163 photographs of nine classes (675,703
 pairs): 5 pairs reported, all 5 real (3 of them between training and validation), none
-false; the nearest pair that is none differs in 12 bits. Of copies made of 150 of them,
-all were found after JPEG at quality 10, resizing to 32 pixels, a loss of colour or a
-fifth more brightness, 149 after a crop of 2 % on each side, 140 after a turn by 2
-degrees. Of CIFAR-10's 10,000 test images 201 have one in training.
+false; the nearest pair of different pictures differs in 12 bits. Of copies made of 150
+of them, all were found after JPEG at quality 10, resizing to 32 pixels, a loss of
+colour or a fifth more brightness, 149 after a crop of 2 % on each side, 140 after a
+turn by 2 degrees. Of CIFAR-10's 10,000 test images 201 have one in training.
 
 Reference: Zauner, Implementation and benchmarking of perceptual image hash functions,
 2010, for the hash of cosine coefficients.
@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxvision.typing import Array, UInt8
+from jaxvision.typing import AnyArray, UInt8
 
-Photos = UInt8[np.ndarray, "n h w 3"] | UInt8[Array, "n h w 3"]
+Photos = UInt8[AnyArray, "n h w 3"]
 
 MAX_DISTANCE = 10
 """Bits of 63 in which two hashes may differ."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxvision import metrics
 from jaxvision.metrics import ConfusedPair, Matrix
-from jaxvision.typing import Array, Float
+from jaxvision.typing import AnyArray, Float
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Evaluation:
         return metrics.macro_f1(self.matrix)
 
 
-def softmax(logits: Float[Array, "n classes"] | Float[np.ndarray, "n classes"]):
+def softmax(logits: Float[AnyArray, "n classes"]):
     """Probabilities, float64 `(n, classes)` on the host, of unnormalised logits."""
     scores = np.asarray(logits, np.float64)
     shares = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))

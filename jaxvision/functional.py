@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxvision.typing import Apply, Forward, Tree
+from jaxvision.typing import Apply, Forward, Images, PRNGKey, Tree
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -56,7 +56,8 @@ def functionalize(
     # A stream's own state never matters: training replaces it, evaluation ignores it.
     streams = jax.tree.map(_blank, streams)
 
-    def apply(params: Tree, stats: Tree, images: jax.Array, *, key=None):
+    # Not `Images`: `forward` may take something else, and abstract arrays come too.
+    def apply(params: Tree, stats: Tree, images: Any, *, key: PRNGKey | None = None):
         definition = eval_def if key is None else train_def
         net = nnx.merge(definition, params, stats, streams, copy=True)
         if key is not None:
@@ -99,7 +100,7 @@ def mirrored(apply: Apply) -> Apply:
     mirror image.
     """
 
-    def both(params: Tree, stats: Tree, images: jax.Array, *, key=None):
+    def both(params: Tree, stats: Tree, images: Images, *, key: PRNGKey | None = None):
         if key is not None:
             return apply(params, stats, images, key=key)
         pair = jnp.concatenate([images, images[:, :, ::-1]])

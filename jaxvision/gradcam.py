@@ -15,9 +15,9 @@ from jaxvision.models.nodes import find, tap
 from jaxvision.typing import Apply, Array, Float, Forward, Images, Labels, Logits, Tree
 
 LEAST = 4
-"""Pixels a side that a map must have: of 2x2 a reader learns nothing."""
+"""Fewest pixels a side of a map that shows a reader anything: 2x2 does not."""
 
-Maps = Float[Array, "n h w"]
+Maps = Float[Array, "n map_h map_w"]
 
 
 def trunk(model: Network) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def grad_cam(
     return nnx.relu((weights * maps).sum(axis=-1)), logits
 
 
-def heat(maps: Maps, *, size: int) -> Maps:
+def heat(maps: Maps, *, size: int) -> Float[Array, "n {size} {size}"]:
     """Maps enlarged to `size` pixels a side, each scaled to a largest value of 1.
 
     Bilinear, as the paper's. A map of zeros stays so.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvision.resize import to_uint8_levels
-from jaxvision.typing import Array, Float, Images, Int
+from jaxvision.typing import AnyArray, Array, Float, Images, Int
 
 WINDOW, SIGMA = 11, 1.5
 """SSIM's Gaussian, in pixels."""
@@ -25,7 +25,7 @@ C1, C2 = 0.01**2, 0.03**2
 LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 LUMA_OFFSET = 16 / 255
 
-Sizes = Int[Array, "n 2"] | Int[np.ndarray, "n 2"]
+Sizes = Int[AnyArray, "n 2"]
 
 _PROTOCOL = ("border", "luma", "quantize")
 
@@ -40,7 +40,7 @@ def psnr(
     luma: bool = False,
     quantize: bool = False,
 ) -> Float[Array, " n"]:
-    """Peak signal-to-noise ratio per image, in decibels; a peak is 1.
+    """Peak signal-to-noise ratio per image, in decibels, for a peak of 1.
 
     The mean squared error is that of all channels together; of equal images the ratio
     is `inf`.
@@ -112,7 +112,7 @@ def ssim(
     return _mean(luminance * structure, sizes, less=2 * border + WINDOW - 1)
 
 
-def to_luma(images: Images) -> Images:
+def to_luma(images: Images) -> Float[Array, "n h w 1"]:
     """Y of BT.601 in studio range, from 16/255 to 235/255, one channel.
 
     What MATLAB's `rgb2ycbcr` and super-resolution papers take. Images of one channel

@@ -1,8 +1,8 @@
-"""The last layer by itself: what it sees of each image, computed once.
+"""The last layer by itself, on features that are computed once for each image.
 
 Where nothing but the last layer is trained and each image looks the same in every
-epoch, the rest of the model says the same of it each time. Training then costs one pass
-of the model over the images, whatever the number of epochs.
+epoch, the rest of the model gives the same features each time. Training then costs one
+pass of the model over the images, whatever the number of epochs.
 """
 
 from typing import Any

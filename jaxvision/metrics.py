@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxvision.typing import Array, Float, Int
+from jaxvision.typing import AnyArray, Float, Int
 
 # The length is checked where it matters, with a message of its own.
-IntVector = Int[np.ndarray, "_"] | Int[Array, "_"]
-FloatVector = Float[np.ndarray, "_"] | Float[Array, "_"]
+IntVector = Int[AnyArray, "_"]
 Matrix = Int[np.ndarray, "classes classes"]
 Rates = Float[np.ndarray, "classes"]
 Counts = Int[np.ndarray, "classes"]

@@ -13,7 +13,7 @@ from jaxvision.typing import Batch
 AXIS = "data"
 
 
-def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(*, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh over `devices`, or all of them, with the one axis `data`."""
     devices = jax.devices() if devices is None else devices
     # The default axis type changed between releases of JAX: it is always given.

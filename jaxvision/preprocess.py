@@ -2,7 +2,7 @@
 
 Two paths. The PIL path (`eval_image`) gives the bits of `weights.transforms()`; it is
 what accuracies are reported on. The path on the device (`resize_center_crop`) is for
-images that are there already, and differs by the rounding of PIL's two passes, at most
+images that are already there, and differs by the rounding of PIL's two passes, at most
 1/255.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvision.resize import interpolation_taps, resample
-from jaxvision.typing import Array, Float, Images, Int, Shaped
+from jaxvision.typing import AnyArray, Array, Float, Images, Int, Shaped, Squares, UInt8
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,7 +28,7 @@ class Preprocessing:
     """What a set of weights expects of its images.
 
     `resize` is the short side in pixels, `crop` the side of the centre square, `mean`
-    and `std` are per channel for images in `[0, 1]`. With `mirror` an answer is the
+    and `std` are per channel for images in `[0, 1]`. With `mirror` a prediction is the
     mean over the image and its mirror image. The defaults are those of torchvision's
     `ImageClassification` preset (bilinear, antialiased).
     """
@@ -60,11 +60,11 @@ def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:
 
 def eval_image(
     image: Image.Image, *, resize: int, crop: int
-) -> Shaped[np.ndarray, "crop crop 3"]:
+) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """The evaluation copy of one photo: uint8, `crop` pixels a side.
 
-    Equal to the bit to torchvision's `ImageClassification` preset on a PIL image, up to
-    the conversion to float: the short side becomes `resize` pixels, and where the
+    Bit for bit torchvision's `ImageClassification` preset on a PIL image, short of the
+    conversion to float: the short side becomes `resize` pixels, and where the
     result is smaller than the crop it is padded with black.
 
     Raises:
@@ -89,7 +89,9 @@ def eval_image(
     return pixels[top : top + crop, left : left + crop].copy()
 
 
-def square_image(image: Image.Image, *, size: int) -> Shaped[np.ndarray, "size size 3"]:
+def square_image(
+    image: Image.Image, *, size: int
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The training copy of one photo: short side `size`, the centre square, uint8.
 
     Raises:
@@ -98,7 +100,7 @@ def square_image(image: Image.Image, *, size: int) -> Shaped[np.ndarray, "size s
     return eval_image(image, resize=size, crop=size)
 
 
-def to_float(images: Shaped[Array, "*dims"]) -> Float[Array, "*dims"]:
+def to_float(images: Shaped[AnyArray, "*dims"]) -> Float[Array, "*dims"]:
     """Images in `[0, 1]`, float32, from uint8; floating images come back unchanged.
 
     The bits are those of torchvision's `convert_image_dtype`.
@@ -121,12 +123,12 @@ def to_float(images: Shaped[Array, "*dims"]) -> Float[Array, "*dims"]:
 
 
 def normalize(
-    images: Float[Array, "*dims c"],
+    images: Float[AnyArray, "*dims c"],
     *,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Float[Array, "*dims c"]:
-    """Images in `[0, 1]` less the channel means, divided by the standard deviations.
+    """Images in `[0, 1]` minus the channel means, divided by the standard deviations.
 
     Within one unit in the last place of torchvision's `normalize` (a test says so).
 
@@ -147,8 +149,8 @@ def normalize(
 
 @partial(jax.jit, static_argnames=("resize", "crop"))
 def resize_center_crop(
-    images: Shaped[Array, "n h w c"], *, resize: int, crop: int
-) -> Shaped[Array, "n crop crop c"]:
+    images: Shaped[AnyArray, "n h w c"], *, resize: int, crop: int
+) -> Shaped[Array, "n {crop} {crop} c"]:
     """`eval_image` on the device, for images of one size, in their own dtype.
 
     Equal to torchvision's antialiased resize of float tensors; at most 1/255 away from
@@ -173,7 +175,7 @@ def resize_center_crop(
     return x if floating else jnp.clip(jnp.round(x), 0, 255).astype(jnp.uint8)
 
 
-def center_crop(images: Images, *, size: int) -> Images:
+def center_crop(images: Images, *, size: int) -> Squares:
     """The centre squares, `size` pixels a side.
 
     Raises:
@@ -187,7 +189,7 @@ def center_crop(images: Images, *, size: int) -> Images:
 
 def crop(
     images: Images, top: Integers, left: Integers, *, size: int, padding: int = 0
-) -> Images:
+) -> Squares:
     """Squares of `size` pixels a side, cut from the images after padding.
 
     Args:
@@ -218,7 +220,7 @@ def resized_crop(
     width: Integers,
     *,
     size: int,
-) -> Images:
+) -> Squares:
     """Rectangles of the images, resized to `size` pixels a side.
 
     Bilinear with antialiasing; each rectangle must lie in its image.

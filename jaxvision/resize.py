@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.typing import Array, Float, Images, Int, Shaped
+from jaxvision.typing import AnyArray, Array, Float, Images, Int, Shaped
 
-Integers = Int[Array, "n"] | Int[np.ndarray, "n"]
+Integers = Int[AnyArray, "n"]
 
 PRECISION = 22
 """Bits behind the point of PIL's weights for images of 8 bits."""
@@ -51,8 +51,8 @@ class Taps(NamedTuple):
     An index outside the row comes with a weight of zero.
     """
 
-    index: Int[Array, "n out taps"]
-    weight: Float[Array, "n out taps"]
+    index: Int[AnyArray, "n out taps"]
+    weight: Float[AnyArray, "n out taps"]
 
 
 def interpolation_taps(
@@ -94,7 +94,9 @@ def interpolation_taps(
     return Taps(index, weight / weight.sum(axis=2, keepdims=True))
 
 
-def resample(images: Images, rows: Taps, columns: Taps) -> Images:
+def resample(
+    images: Images, rows: Taps, columns: Taps
+) -> Float[Array, "n height width c"]:
     """Images resized by the taps of each sample: rows first, then columns."""
     # Unless held apart, XLA computes the rows anew for every tap of the columns.
     x = jax.vmap(partial(_along, -3))(images, *rows)

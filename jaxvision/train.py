@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import cast, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jaxvision import optim, parallel
 from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Transform, Tree
 
 
+# Unchecked: JAX rebuilds it with other things than arrays in their places.
+@no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
@@ -56,7 +58,7 @@ def init_state(
 
 
 def evaluated(state: TrainState) -> tuple[Tree, Tree]:
-    """`(params, stats)` to evaluate and to keep: the averaged ones where there are."""
+    """`(params, stats)` to evaluate and to keep: the averages where there are any."""
     if state.average:
         return state.average["params"], state.average["stats"]
     return state.params, state.stats

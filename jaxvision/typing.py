@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Key, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Key, Shaped, UInt8
 
+AnyArray = Array | np.ndarray
+"""On the device or on the host."""
 Tree = dict[str, Any]
 """Nested plain dict whose leaves are arrays."""
 Images = Float[Array, "n h w c"]
+Squares = Float[Array, "n {size} {size} c"]
+"""Images with the side that the call's argument `size` names."""
 Logits = Float[Array, "n classes"]
 Labels = Int[Array, "n"]
 PRNGKey = Key[Array, ""]
@@ -23,9 +28,11 @@ Forward = Callable[[Any, Any], Any]
 """`forward(net, images) -> out`, in place of `net(images)`; `net` is thrown away."""
 LossFn = Callable[[Array, Batch], tuple[Array, Metrics]]
 __all__ = [
+    "AnyArray",
     "Apply",
     "Array",
     "Batch",
+    "Bool",
     "Float",
     "Forward",
     "Images",
@@ -36,6 +43,7 @@ __all__ = [
     "Metrics",
     "PRNGKey",
     "Shaped",
+    "Squares",
     "Transform",
     "Tree",
     "UInt8",

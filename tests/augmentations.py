@@ -60,7 +60,7 @@ def key(seed=0):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn(monkeypatch, unchecked):
     """The parameters `random_<name>` gives to `to`; their last axis is the samples."""
 
     def draw(name, *, to, shape=(1, 1), n=MANY, **options):

@@ -1,4 +1,4 @@
-"""What every test stands on: strict ranks, full precision, the real data's folder."""
+"""What every test stands on: checked annotations, strict ranks, full precision."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,17 @@ from pathlib import Path
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Every annotation of what is imported from here on is checked at every call, shapes and
+# dtypes included. Here and not by pytest's option, which xdist's workers never see. The
+# tower lets an int stand where a float is annotated, as Python's own typing does.
+CHECKED = ("jaxvision", "converters")
+jaxtyping.install_import_hook(
+    CHECKED,
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -20,6 +30,15 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("JAXVISION_TEST_DATA is not set: no real data on this machine")
     return Path(folder)
+
+
+@pytest.fixture
+def unchecked():
+    """Annotations unchecked, as for users: functions say themselves what is wrong."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture

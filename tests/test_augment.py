@@ -10,6 +10,7 @@ import pytest
 
 from converters.torchvision_import import import_torchvision
 from jaxvision import augment
+from jaxvision.augment import pipelines
 from tests.augmentations import (  # noqa: F401  fixtures among them
     MANY,
     F,
@@ -294,8 +295,8 @@ def test_full_pipeline_crops_flips_turns_and_colours_in_this_order(monkeypatch):
         return function(key, images, **options)
 
     for name in ("crop", "horizontal_flip", "rotation", "color_jitter"):
-        function = getattr(augment, f"random_{name}")
-        monkeypatch.setattr(augment, f"random_{name}", partial(spy, name, function))
+        function = getattr(pipelines, f"random_{name}")
+        monkeypatch.setattr(pipelines, f"random_{name}", partial(spy, name, function))
     jax.eval_shape(partial(augment.full, size=32), key(), jnp.zeros((2, 40, 40, 3)))
     assert calls == [
         ("crop", 40, {"size": 32}),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxvision import augment
+from jaxvision.augment import pipelines
 from tests.augmentations import (  # noqa: F401  fixtures among them
     F,
     N,
@@ -91,8 +92,8 @@ def test_small_pipelines_pad_crop_flip_and_cut_in_this_order(monkeypatch):
         return function(key, images, **options)
 
     for name in ("crop", "pad_crop", "horizontal_flip", "cutout"):
-        function = getattr(augment, f"random_{name}")
-        monkeypatch.setattr(augment, f"random_{name}", partial(spy, name, function))
+        function = getattr(pipelines, f"random_{name}")
+        monkeypatch.setattr(pipelines, f"random_{name}", partial(spy, name, function))
 
     def called(name, side, size):
         calls.clear()

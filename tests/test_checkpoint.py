@@ -345,6 +345,7 @@ def test_what_cannot_be_saved_is_named(tmp_path, tree, metadata, message):
     assert checkpoint.steps(tmp_path) == []
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_options_are_errors(tmp_path):
     tree: Any = {"x": jnp.ones(1)}
     with pytest.raises(ValueError, match="keep must be at least 1"):

@@ -102,7 +102,7 @@ def test_torch_is_needed_once(server, torch_row, monkeypatch):
     monkeypatch.setattr(weights, "has_torch", lambda: False)
     (download.cache_folder() / row.file).unlink()
     assert download.is_cached(row)
-    assert_same(download.imagenet_state_dict("tiny", "v1")[0], expected)
+    assert_same(download.imagenet_state_dict("tiny", which="v1")[0], expected)
     assert len(server.requests) == 1
 
 

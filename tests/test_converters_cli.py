@@ -30,7 +30,7 @@ def bundle(tmp_path):
 def test_list_names_each_file(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXVISION_HOME", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    main(["list"])
+    main(argv=["list"])
     out = capsys.readouterr().out
     assert "wide_resnet50_2" in out and "81.602" in out
 
@@ -42,7 +42,7 @@ def test_export_loads_strictly_in_torchvision(bundle, tmp_path, suffix):
     from converters.torchvision_import import import_torchvision
 
     target = tmp_path / f"model{suffix}"
-    main(["export", str(bundle), "--to", str(target)])
+    main(argv=["export", str(bundle), "--to", str(target)])
     arrays = load_state_dict(target)
     theirs = import_torchvision().models.resnet18(num_classes=3)
     tensors = {name: torch.tensor(array) for name, array in arrays.items()}
@@ -75,7 +75,7 @@ def test_failed_download_exits_with_1(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("JAXVISION_WEIGHTS_URL", "http://127.0.0.1:9")
     with pytest.raises(SystemExit) as exit_info:
-        main(["fetch", "resnet18"])
+        main(argv=["fetch", "resnet18"])
     assert exit_info.value.code == 1
     assert "put it into" in capsys.readouterr().err
 

@@ -255,18 +255,18 @@ def test_threads_download_once(served):
 
 
 def test_reachable_asks_once(served):
-    assert download.reachable(ROW, timeout=5)
+    assert download.reachable(row=ROW, timeout=5)
     assert served.requests == [("HEAD", f"/{ROW.file}")]
     assert download.reachable(timeout=5)  # a 404 for the folder is an answer, too
-    assert not download.reachable(make_row(b"not served"), timeout=5)
+    assert not download.reachable(row=make_row(b"not served"), timeout=5)
     served.faults = ["page"]
-    assert not download.reachable(ROW, timeout=5)
+    assert not download.reachable(row=ROW, timeout=5)
 
 
 def test_reachable_keeps_its_time(served, monkeypatch):
     served.faults = ["slow", "slow"]
     began = time.monotonic()
-    assert not download.reachable(ROW, timeout=0.2)
+    assert not download.reachable(row=ROW, timeout=0.2)
     assert not download.reachable(timeout=0.2)
 
     def hang(*args, **options):  # as the look-up of a name does without a network

@@ -96,7 +96,7 @@ def test_bad_weights_are_named(tmp_path, monkeypatch):
     file = tmp_path / "other.safetensors"
     safetensors.save_file({"lin0.weight": np.zeros(3, np.float32)}, file)
     with pytest.raises(ValueError, match="no weights of LPIPS over VGG16"):
-        linear_weights(file)
+        linear_weights(path=file)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install lpips"):
         linear_weights()

@@ -98,7 +98,7 @@ class _Always:
 
 
 @pytest.mark.parametrize("name", mix.MIXES)
-def test_shares_are_beta_and_differ_by_sample(name, monkeypatch):
+def test_shares_are_beta_and_differ_by_sample(name, monkeypatch, unchecked):
     caught = []
     catch = lambda images, targets, *drawn: caught.append(drawn)  # noqa: E731
     monkeypatch.setattr(mix, f"{name}_with", catch)
@@ -151,6 +151,7 @@ def test_mixes_trace_in_a_scan_in_the_images_dtype(name):
     assert rows.shape == (3, 4, 10) and rows.dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named():
     images, targets = jnp.zeros((4, 8, 8, 3)), jnp.zeros((4, 10))
     for mixed in augment.MIXES.values():

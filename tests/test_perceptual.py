@@ -118,6 +118,7 @@ def test_features_are_named_as_asked_and_need_their_own_parameters_alone():
         make_perceptual(params, layers={"relu3_1": 1.0})
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_pixels_out_of_range_are_refused_where_they_are_known():
     ours = perceptual(layers={"conv1_1": 1.0})
     images = jnp.asarray(photos()[0])

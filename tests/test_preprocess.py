@@ -161,6 +161,7 @@ def test_eval_image_rejects_other_modes(mode):
         preprocess.eval_image(Image.new(mode, (9, 9)), resize=8, crop=8)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_sizes_and_types_are_named():
     image = Image.new("RGB", (9, 9))
     with pytest.raises(ValueError, match="crop must be at least one pixel, got 0"):

@@ -386,12 +386,8 @@ def test_page_colours_have_the_contrast_that_wcag_asks(scheme):
             assert contrast(colour[text], colour[ground]) >= 4.5, (text, ground)
     assert contrast(colour["loud-ink"], colour["loud"]) >= 7
     assert contrast(colour["train"], colour["card"]) >= 3
-    alphas = {
-        int(level): float(alpha or 1)
-        for level, alpha in re.findall(
-            r"level(\d+) \{ background: rgb\(var\(--hue\)(?: / ([.\d]+))?\)", css
-        )
-    }
+    levels = r"level(\d+) \{ background: rgb\(var\(--hue\)(?: / ([.\d]+))?\)"
+    alphas = {int(n): float(alpha or 1) for n, alpha in re.findall(levels, css)}
     assert sorted(alphas) == list(range(1, page.LEVELS + 1))
     for hue in ("right", "wrong"):
         for level, alpha in alphas.items():

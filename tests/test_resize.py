@@ -110,6 +110,7 @@ def test_levels_are_those_of_a_file():
         )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_images_and_sizes_are_named():
     with pytest.raises(ValueError, match=r"\(1, 9, 9, 3\) to 0 x 4"):
         bicubic(np.zeros((1, 9, 9, 3), np.float32), size=(0, 4))

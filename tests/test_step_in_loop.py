@@ -45,7 +45,7 @@ def programs() -> tuple[str, str]:
         step,
         [],
         batch_size=BATCH,
-        mesh=parallel.make_mesh(jax.devices()[:1]),
+        mesh=parallel.make_mesh(devices=jax.devices()[:1]),
     )
     state = jax.eval_shape(lambda: train.init_state(params, stats, tx))
     key = jax.eval_shape(lambda: jax.random.key(0))

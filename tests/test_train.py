@@ -18,7 +18,7 @@ from jaxvision.models.layers import BatchNorm, Sequential, conv
 from jaxvision.optim import Optim
 
 KEY = jax.random.key(3)
-MESH = parallel.make_mesh(jax.devices()[:1])
+MESH = parallel.make_mesh(devices=jax.devices()[:1])
 
 
 class Net(nnx.Module):
@@ -232,7 +232,7 @@ from tests.test_train import *
 jax.config.update("jax_default_matmul_precision", "highest")
 losses_by_count = []
 for count in (1, 8):
-    mesh = parallel.make_mesh(jax.devices()[:count])
+    mesh = parallel.make_mesh(devices=jax.devices()[:count])
     _, step, state = setup()
     run = train.make_epoch(step, PREPARED, batch_size=8, mesh=mesh)
     place = lambda tree: jax.device_put(tree, parallel.replicated(mesh))

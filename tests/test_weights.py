@@ -50,7 +50,7 @@ def test_table_equals_torchvisions_enums():
         metrics = entry.meta["_metrics"]["ImageNet-1K"]
         assert transforms.interpolation.value == "bilinear" and transforms.antialias
         version = entry.name.removeprefix("IMAGENET1K_").lower()
-        row = weights.find(name, version)
+        row = weights.find(name, which=version)
         theirs[name, version] = row
         assert row.url == entry.url
         assert (row.params, row.mib) == (
@@ -63,7 +63,7 @@ def test_table_equals_torchvisions_enums():
         assert list(row.std) == transforms.std
         np.testing.assert_equal(row.acc1, metrics["acc@1"])  # nan equals nan
         np.testing.assert_equal(row.acc5, metrics["acc@5"])
-        assert (weights.find(name, "imagenet") == row) == (entry == default)
+        assert (weights.find(name) == row) == (entry == default)
     assert list(theirs) and set(theirs.values()) == set(weights.TABLE)
     assert len(weights.TABLE) >= 36
 
@@ -77,14 +77,14 @@ def test_table_has_each_file_once():
 def test_preprocessing_is_that_of_the_row():
     ours = weights.find("wide_resnet50_2").preprocessing
     assert (ours.resize, ours.crop, ours.mean) == (232, 224, (0.485, 0.456, 0.406))
-    assert weights.find("vgg16", "features").preprocessing.std == (1 / 255,) * 3
+    assert weights.find("vgg16", which="features").preprocessing.std == (1 / 255,) * 3
 
 
 def test_find_names_what_there_is():
-    assert weights.find("resnet50", "v1").file == "resnet50-0676ba61.pth"
+    assert weights.find("resnet50", which="v1").file == "resnet50-0676ba61.pth"
     assert weights.find("vgg16").version == "v1"
     with pytest.raises(ValueError, match="resnet18 has no weights 'v2'.*imagenet, v1"):
-        weights.find("resnet18", "v2")
+        weights.find("resnet18", which="v2")
     with pytest.raises(ValueError, match="'resnet51'.*resnet50"):
         weights.find("resnet51")
 

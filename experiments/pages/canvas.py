@@ -32,7 +32,7 @@ VARIABLES = {
 LONGEST_NAME = 24
 
 
-def short(name: str, longest: int = LONGEST_NAME) -> str:
+def short(name: str, *, longest: int = LONGEST_NAME) -> str:
     """`name` on one line, its middle left out where it is long."""
     # A file name that is no UTF-8 holds surrogates, which no font can draw.
     name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())

@@ -74,7 +74,7 @@ def draw_comparison(rows: Sequence[Standing], path: str | Path) -> None:
         axis.set_axis_on()
         draw(axis)
     handles = [_handle(look) for look in looks(rows)]
-    names = [f"{short(r.variant.name, 40)}, {_size(r)}" for r in rows]
+    names = [f"{short(r.variant.name, longest=40)}, {_size(r)}" for r in rows]
     legend = axes[-1].legend(
         handles,
         names,

@@ -284,11 +284,12 @@ def _photo_grid(worst: Sequence[Mistake], heading: str) -> Figure:
 def _draw_mistake(axis: Axes, mistake: Mistake) -> None:
     """One photo, and under it what it is, what it was taken for, how surely."""
     axis.imshow(mistake.image, interpolation="antialiased")
-    taken = f"taken for {short(mistake.prediction, 17)}, {mistake.confidence:.0%}"
+    prediction = short(mistake.prediction, longest=17)
+    taken = f"taken for {prediction}, {mistake.confidence:.0%}"
     lines = [
         (short(mistake.label), INK, "bold", 8.5),
         (taken, BAD, "normal", 7.5),
-        (short(Path(mistake.path).name, 34), QUIET, "normal", 6),
+        (short(Path(mistake.path).name, longest=34), QUIET, "normal", 6),
     ]
     for row, (words, colour, weight, size) in enumerate(lines):
         axis.annotate(

@@ -25,7 +25,7 @@ def render(template: str, context: Mapping[str, Any]) -> bytes:
 
 
 def tables(
-    config: Mapping[str, Any], name: str = "options"
+    config: Mapping[str, Any], *, name: str = "options"
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Nested options as flat tables: each mapping inside is a table of its own."""
     flat = {k: v for k, v in config.items() if not isinstance(v, Mapping)}
@@ -34,7 +34,7 @@ def tables(
     for key, value in config.items():
         if isinstance(value, Mapping):
             inner = str(key) if name == "options" else f"{name}.{key}"
-            yield from tables(value, inner)
+            yield from tables(value, name=inner)
 
 
 def plain(value: Any) -> str:

@@ -44,7 +44,7 @@ def common_weights(
     """
     lack = ""
     if which == "auto":
-        rows = [weights.find(name, "imagenet") for name in names]
+        rows = [weights.find(name) for name in names]
         lack = next(filter(None, map(_lack, rows)), "") if is_demo else ""
         which = "random" if lack else "imagenet"
     if which != "random" or not is_demo:
@@ -73,7 +73,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
             raise UsageError(f"--weights: {error}") from error
         return Weights(arrays, Preprocessing(), Path(which).name)
     try:
-        row = weights.find(name, which)
+        row = weights.find(name, which=which)
     except ValueError as error:
         raise UsageError(
             f"--weights: {error}; or random, or a {', '.join(FILES)} file"
@@ -84,7 +84,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
         with console.progress(title) as show:
             arrays, row = download.imagenet_state_dict(
                 name,
-                row.version,
+                which=row.version,
                 progress=lambda done, total: show(title, done, total or size, ""),
             )
     except (download.WeightsError, ModuleNotFoundError) as error:
@@ -98,7 +98,7 @@ def _lack(row: weights.Row) -> str:
         return ""
     if not weights.has_torch():
         return "ImageNet weights are not cached, and converting them needs torch"
-    if not download.reachable(row):
+    if not download.reachable(row=row):
         return "ImageNet weights are neither cached nor reachable"
     return ""
 

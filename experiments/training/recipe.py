@@ -1,5 +1,6 @@
 """A run as one value: everything that decides how a network is trained."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -48,15 +49,20 @@ class Recipe:
             refuse("accumulate", self.accumulate)
 
     @classmethod
-    def of(cls, options: "Recipe", **chosen: Any) -> Self:
+    def of(cls, options: "Recipe", *, chosen: Mapping[str, Any] | None = None) -> Self:
         """The recipe among the options of a program.
 
         Args:
           options: of a class that has all fields of this one.
           chosen: option -> its value in this run, where `options` has several.
         """
-        values = {one.name: getattr(options, one.name) for one in fields(cls)}
-        return cls(**{name: chosen.get(name, value) for name, value in values.items()})
+        chosen = chosen or {}
+        return cls(
+            **{
+                one.name: chosen.get(one.name, getattr(options, one.name))
+                for one in fields(cls)
+            }
+        )
 
 
 @dataclass(frozen=True)

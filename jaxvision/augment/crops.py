@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxvision.augment.draws import check_range, uniform
 from jaxvision.preprocess import crop, resized_crop
-from jaxvision.typing import Array, Images, Int, PRNGKey, Shaped
+from jaxvision.typing import Array, Images, Int, PRNGKey, Shaped, Squares
 
 Pixels = Shaped[Array, "n h w c"]
 """Images of any dtype: they are moved, not computed with."""
@@ -60,7 +60,9 @@ def random_pad_crop(key: PRNGKey, images: Pixels, *, padding: int) -> Pixels:
 
 
 @partial(jax.jit, static_argnames=("size", "padding"))
-def random_crop(key: PRNGKey, images: Images, *, size: int, padding: int = 0) -> Images:
+def random_crop(
+    key: PRNGKey, images: Images, *, size: int, padding: int = 0
+) -> Squares:
     """A square of `size` pixels a side, anywhere in each padded image."""
     n, *sides, _ = images.shape
     places = [side + 2 * padding - size + 1 for side in sides]
@@ -76,7 +78,7 @@ def random_resized_crop(
     size: int,
     scale: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Images:
+) -> Squares:
     """A rectangle of random area and shape of each image, resized to `size` pixels.
 
     `scale` is the range of its share of the area, `ratio` of its width / height. The

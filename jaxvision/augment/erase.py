@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxvision.augment.draws import uniform
-from jaxvision.typing import Array, Images, Int, PRNGKey, Shaped
+from jaxvision.typing import Array, Bool, Images, Int, PRNGKey
 
 Centers = Int[Array, "n 2"]
-Masks = Shaped[Array, "n h w 1"]
+Corners = Int[Array, "n 2"]
+Masks = Bool[Array, "n h w 1"]
 
 
-def box_mask(
-    images: Images, top_left: Int[Array, "n 2"], bottom_right: Int[Array, "n 2"]
-) -> Masks:
+def box_mask(images: Images, top_left: Corners, bottom_right: Corners) -> Masks:
     """True inside each image's box, the end not included; it may reach outside."""
     inside = []
     for axis in range(2):

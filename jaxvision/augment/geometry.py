@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jaxvision.augment.draws import check_range, symmetric, uniform
 from jaxvision.preprocess import sample
-from jaxvision.typing import Array, Float, Images, PRNGKey, Shaped
+from jaxvision.typing import Array, Bool, Float, Images, PRNGKey
 
-Flags = Shaped[Array, "n"]
+Flags = Bool[Array, "n"]
 Scalars = Float[Array, "n"]
 Pairs = Float[Array, "n 2"]
 

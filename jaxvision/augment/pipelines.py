@@ -10,22 +10,22 @@ from jaxvision.augment.crops import random_crop, random_pad_crop, random_resized
 from jaxvision.augment.erase import random_cutout
 from jaxvision.augment.geometry import random_horizontal_flip, random_rotation
 from jaxvision.preprocess import center_crop
-from jaxvision.typing import Images, PRNGKey
+from jaxvision.typing import Images, PRNGKey, Squares
 
 
-def no_augmentation(key: PRNGKey, images: Images, *, size: int) -> Images:
+def no_augmentation(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """The centre crop; the key is not used."""
     return center_crop(images, size=size)
 
 
-def flips(key: PRNGKey, images: Images, *, size: int) -> Images:
+def flips(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """Random crop to `size`, horizontal flip."""
     crop_key, flip_key = jax.random.split(key)
     images = random_crop(crop_key, images, size=size)
     return random_horizontal_flip(flip_key, images)
 
 
-def full(key: PRNGKey, images: Images, *, size: int) -> Images:
+def full(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """Random crop to `size`, horizontal flip, rotation up to 15 degrees, jitter 0.2."""
     flips_key, turn_key, color_key = jax.random.split(key, 3)
     images = flips(flips_key, images, size=size)
@@ -35,7 +35,7 @@ def full(key: PRNGKey, images: Images, *, size: int) -> Images:
     )
 
 
-def resized_crop_flip(key: PRNGKey, images: Images, *, size: int) -> Images:
+def resized_crop_flip(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """A random part of 35 to 100 % of the area, horizontal flip, jitter 0.2.
 
     ImageNet's usual recipe, with larger parts: photos are few where this is used.
@@ -48,7 +48,7 @@ def resized_crop_flip(key: PRNGKey, images: Images, *, size: int) -> Images:
     )
 
 
-def crop_flip(key: PRNGKey, images: Images, *, size: int) -> Images:
+def crop_flip(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """Moved by up to an eighth of the side, mirrored in at the border; horizontal flip.
 
     That is 4 pixels for CIFAR's 32, the usual recipe. Images larger than `size` need no
@@ -61,7 +61,7 @@ def crop_flip(key: PRNGKey, images: Images, *, size: int) -> Images:
     return random_horizontal_flip(flip_key, images)
 
 
-def crop_flip_cutout(key: PRNGKey, images: Images, *, size: int) -> Images:
+def crop_flip_cutout(key: PRNGKey, images: Images, *, size: int) -> Squares:
     """`crop_flip`, then a gray square of a quarter of the side: 8 of 32 pixels."""
     crop_key, cut_key = jax.random.split(key)
     images = crop_flip(crop_key, images, size=size)
@@ -78,7 +78,7 @@ PIPELINES = {
 }
 
 
-def make_pipeline(name: str, *, size: int) -> Callable[[PRNGKey, Images], Images]:
+def make_pipeline(name: str, *, size: int) -> Callable[[PRNGKey, Images], Squares]:
     """The compiled `fn(key, images)` of a row of `PIPELINES`, to `size` pixels a side.
 
     Raises:

@@ -21,7 +21,8 @@ def photo_transform(pipeline: str, preprocessing: Preprocessing) -> Transform:
 
     Args:
       pipeline: a row of `PIPELINES`.
-      preprocessing: the size of the crops, and mean and deviation by channel.
+      preprocessing: the size of the crops, and each channel's mean and
+        standard deviation.
 
     Raises:
       ValueError: there is no such pipeline.
@@ -43,7 +44,7 @@ def mix_transform(name: str, *, alpha: float, num_classes: int) -> Transform:
 
     Args:
       name: a row of `MIXES`.
-      alpha: how far; see there.
+      alpha: how far; as for that row.
       num_classes: how many there are in `label`.
     """
     mix = MIXES[name]

@@ -1,11 +1,13 @@
 """One file to RGB: any kind of photograph that Pillow reads, turned upright."""
 
 import os
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+OpenFile = BytesIO | BufferedReader
 
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -23,7 +25,7 @@ class UnreadableImageError(ValueError):
     """A file that is no readable photograph; the message is the reason alone."""
 
 
-def open_image(file: str | Path | BinaryIO) -> Image.Image:
+def open_image(file: str | Path | OpenFile) -> Image.Image:
     """One file as an upright RGB image.
 
     The pixels are those of torchvision's `ImageFolder`, `convert("RGB")`: alpha is
@@ -58,7 +60,7 @@ def is_gray_file(path: str | Path) -> bool:
         return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
 
 
-def _decode(file: BinaryIO) -> Image.Image:
+def _decode(file: OpenFile) -> Image.Image:
     try:
         with Image.open(file) as image:
             image.load()

@@ -1,7 +1,7 @@
 """Pairs of low and high resolution, made on the device from pieces of photographs.
 
-Low resolution is a photograph reduced to a half by PIL's bicubic, to the bit. The
-network sees it enlarged again by the same bicubic, where nothing is rounded.
+The low resolution is a photograph at half its size, bit for bit as PIL's bicubic makes
+it. The network sees it enlarged again by the same bicubic, where nothing is rounded.
 """
 
 import jax
@@ -25,10 +25,11 @@ SCALE = 2
 
 Levels = UInt8[Array, "n h w 3"]
 Extents = Int[Array, "n 2"]
+Crops = Float[Array, "n {crop_size} {crop_size} 3"]
 
 
-def reduce(images: Images) -> Images:
-    """Half the size, to the bit what PIL makes of the 8-bit file, as whole 1/255.
+def reduce(images: Images) -> Float[Array, "n h//2 w//2 c"]:
+    """Half the size, bit for bit what PIL makes of the 8-bit file, as whole 1/255.
 
     Images in `[0, 1]`, of even height and width; other levels than a file's are
     rounded first.
@@ -38,7 +39,7 @@ def reduce(images: Images) -> Images:
     return to_float(resize.bicubic(levels, size=(height // SCALE, width // SCALE)))
 
 
-def enlarge(images: Images) -> Images:
+def enlarge(images: Images) -> Float[Array, "n 2*h 2*w c"]:
     """Twice the size by bicubic interpolation, clipped to `[0, 1]`: the net's input."""
     _, height, width, _ = images.shape
     large = resize.bicubic(images, size=(height * SCALE, width * SCALE))
@@ -47,7 +48,7 @@ def enlarge(images: Images) -> Images:
 
 def random_crops(
     key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int
-) -> Float[Array, "n crop crop 3"]:
+) -> Crops:
     """A square of each piece, anywhere in it, in one of its eight positions.
 
     Floats in `[0, 1]`. Turns and mirrorings are by whole pixels, so that nothing is
@@ -77,7 +78,7 @@ def random_crops(
 
 def random_pairs(
     key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int, jitter: float
-) -> tuple[Images, Images]:
+) -> tuple[Crops, Crops]:
     """What the network sees and what it should make of it, both of `crop_size`.
 
     Turned and recoloured before the low resolution is made, so that both are alike.

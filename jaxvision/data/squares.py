@@ -38,7 +38,7 @@ def read_squares(
 def read_crops(
     photos: Sequence[Photo], *, resize: int, crop: int, tick: Tick | None = None
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """What evaluation sees (`preprocess.eval_image`): as `read_squares`, else.
+    """Evaluation crops (`preprocess.eval_image`); in all else as `read_squares`.
 
     Args:
       photos: decoded in threads.

@@ -82,8 +82,8 @@ class GoogLeNet(Network):
       aux_logits: adds the heads `aux1` and `aux2`; training then gives
         `(logits, aux2, aux1)`.
       transform_input: maps images that were normalised with ImageNet's mean and
-        deviation to [-1, 1]. Set it to False for weights trained in torchvision from
-        scratch; it is no part of a state_dict.
+        standard deviation to [-1, 1]. Set it to False for weights trained in
+        torchvision from scratch; it is no part of a state_dict.
       rngs: seeds the leaves and dropout.
     """
 

@@ -22,7 +22,7 @@ BLOCK = 32
 
 
 def input_gradient(
-    g: Array, w: Array, geometry: Geometry, shape: tuple, precision=None
+    g: Array, w: Array, geometry: Geometry, shape: tuple, *, precision=None
 ) -> Array:
     """The gradient with respect to an input of `shape`, for one group."""
     turned = jax.lax.optimization_barrier(w[::-1, ::-1].swapaxes(2, 3))
@@ -50,7 +50,7 @@ def input_gradient(
 
 
 def kernel_gradient(
-    x: Array, g: Array, geometry: Geometry, shape: tuple, precision=None
+    x: Array, g: Array, geometry: Geometry, shape: tuple, *, precision=None
 ) -> Array:
     """The gradient with respect to a kernel of `shape`, for one group."""
     x, g = jax.lax.optimization_barrier(
@@ -80,7 +80,7 @@ def kernel_gradient(
 
 
 def narrow_kernel_gradient(
-    x: Array, g: Array, geometry: Geometry, shape: tuple, precision=None
+    x: Array, g: Array, geometry: Geometry, shape: tuple, *, precision=None
 ) -> Array:
     """The same for stride 1 without dilation: images and gradients change places.
 
@@ -110,17 +110,17 @@ def _stated(kernel_gradient: Callable[..., Array]) -> Callable[..., Array]:
     """
 
     @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-    def convolve(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
-        return plain(x, w, geometry, precision)
+    def convolve(x: Array, w: Array, geometry: Geometry, precision) -> Array:
+        return plain(x, w, geometry, precision=precision)
 
     def forward(x, w, geometry, precision):
-        return plain(x, w, geometry, precision), (x, w)
+        return plain(x, w, geometry, precision=precision), (x, w)
 
     def backward(geometry, precision, saved, g):
         x, w = saved
         return (
-            input_gradient(g, w, geometry, x.shape, precision),
-            kernel_gradient(x, g, geometry, w.shape, precision),
+            input_gradient(g, w, geometry, x.shape, precision=precision),
+            kernel_gradient(x, g, geometry, w.shape, precision=precision),
         )
 
     convolve.defvjp(forward, backward)
@@ -131,13 +131,13 @@ canonical = _stated(kernel_gradient)
 narrow = _stated(narrow_kernel_gradient)
 
 
-def pointwise(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+def pointwise(x: Array, w: Array, geometry: Geometry, precision) -> Array:
     """A 1x1 convolution without padding as a dot product."""
     x = x[:, :: geometry.strides[0], :: geometry.strides[1]]
     return jnp.tensordot(x, w[0, 0], 1, precision=precision)
 
 
-def depthwise(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+def depthwise(x: Array, w: Array, geometry: Geometry, precision) -> Array:
     """One kernel a channel: shifted slices multiplied and added."""
     del precision  # no dot product in it
     return _shifted(x, w, geometry)
@@ -203,7 +203,7 @@ _shifted.defvjp(
 )
 
 
-def grouped(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+def grouped(x: Array, w: Array, geometry: Geometry, precision) -> Array:
     """Groups merged into blocks, each dense with a block-diagonal kernel."""
     groups, inputs, outputs = geometry.groups, w.shape[2], w.shape[3]
     merged = max(
@@ -214,7 +214,7 @@ def grouped(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
     blocks = groups // merged
     split = w.reshape(*w.shape[:3], blocks, merged, outputs // groups)
     diagonal = jnp.eye(merged, dtype=w.dtype)
-    # (h, w, i, block, m, o) -> (block, h, w, m', i, m, o), nought unless m' = m
+    # (h, w, i, block, m, o) -> (block, h, w, m', i, m, o), zero unless m' = m
     dense = jnp.einsum("hwibmo,km->bhwkimo", split, diagonal, precision="highest")
     dense = dense.reshape(blocks, *w.shape[:2], merged * inputs, outputs // blocks)
     single = geometry._replace(groups=1)

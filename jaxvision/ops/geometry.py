@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
         )
 
     def output(self, image: tuple[int, ...], kernel: tuple[int, ...]) -> tuple:
-        """The shape that comes out of an NHWC `image`; sizes may be nought."""
+        """The shape that comes out of an NHWC `image`; sizes may be zero."""
         sizes = (
             max(0, (size + sum(pads) - extent) // stride + 1)
             for size, pads, extent, stride in zip(
@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
         return (image[0], *sizes, kernel[3])
 
 
-def plain(x: Array, w: Array, geometry: Geometry, precision=None) -> Array:
+def plain(x: Array, w: Array, geometry: Geometry, *, precision=None) -> Array:
     """The convolution as XLA has it, gradients included."""
     return jax.lax.conv_general_dilated(
         x,

@@ -117,7 +117,7 @@ def _backward(at, place, g):
     spread = jnp.stack(classes).reshape(at.stride, at.stride, *classes[0].shape)
     spread = spread.transpose(2, 3, 0, 4, 1, 5)
     spread = spread.reshape(g.shape[0], rows * at.stride, cols * at.stride, g.shape[3])
-    # Pixels past the last window met none: they are padded back as noughts.
+    # Pixels past the last window met none: they are padded back as zeros.
     ends = at.padding + at.height, at.padding + at.width
     spread = spread[:, at.padding : ends[0], at.padding : ends[1]]
     below, right = at.height - spread.shape[1], at.width - spread.shape[2]
