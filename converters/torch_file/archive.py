@@ -1,7 +1,7 @@
 """The zip archives that torch writes since 1.6: where each member lies in the file.
 
-Only plain members are known: stored as they are, and inside the file. So nothing is
-unpacked, no name reaches the file system, and a storage is a view of the file.
+Members are read where they are stored as they are. So nothing is unpacked, no name
+reaches the file system, and a storage is a view of the file.
 """
 
 import struct
@@ -20,10 +20,11 @@ _MOST_MEMBERS = 2**20
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member lie."""
+    """Where the bytes of a member lie, and whether they are its content as it is."""
 
     start: int
     size: int
+    is_plain: bool = True
 
 
 def members(data: mmap | bytes) -> dict[str, Member]:
@@ -31,7 +32,7 @@ def members(data: mmap | bytes) -> dict[str, Member]:
 
     Raises:
       Damage: the archive contradicts itself.
-      Refusal: a member is compressed or encrypted, or there are too many.
+      Refusal: there are too many.
     """
     position, end, count = _directory(data)
     found: dict[str, Member] = {}
@@ -85,20 +86,34 @@ def _entry(data: mmap | bytes, at: int, end: int) -> tuple[str, Member, int]:
     name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace")
     extra = data[extra_at : extra_at + extra_length]
     size, packed, header = _wide(extra, [size, packed, header])
-    if method or flags & 1:
+    is_plain = not method and not flags & 1
+    local_mark, *_, local_name, local_extra = _unpack(_LOCAL, data, header)
+    start = header + _LOCAL.size + local_name + local_extra
+    stored = data[header + _LOCAL.size : header + _LOCAL.size + local_name]
+    if local_mark != b"PK\3\4" or stored != raw or (is_plain and size != packed):
+        raise Damage(f"its zip archive contradicts itself on {quoted(name)}")
+    if start + packed > len(data):
+        raise Damage(f"its zip archive is cut inside {quoted(name)}")
+    return name, Member(start, packed, is_plain), following
+
+
+def find(found: dict[str, Member], name: str) -> Member:
+    """The member `name`, which can be read where it lies.
+
+    Raises:
+      Damage: there is none.
+      Refusal: it is compressed or encrypted.
+    """
+    member = found.get(name)
+    if member is None:
+        raise Damage(f"its zip archive has no {quoted(name)}")
+    if not member.is_plain:
         raise Refusal(
             f"is a zip archive whose member {quoted(name)} is compressed or encrypted, "
             "which torch does not write: unpack it and pack it again with `zip -0`, or "
             "re-save it with torch.save(model.state_dict(), FILE)"
         )
-    local_mark, *_, local_name, local_extra = _unpack(_LOCAL, data, header)
-    start = header + _LOCAL.size + local_name + local_extra
-    stored = data[header + _LOCAL.size : header + _LOCAL.size + local_name]
-    if local_mark != b"PK\3\4" or stored != raw or size != packed:
-        raise Damage(f"its zip archive contradicts itself on {quoted(name)}")
-    if start + size > len(data):
-        raise Damage(f"its zip archive is cut inside {quoted(name)}")
-    return name, Member(start, size), following
+    return member
 
 
 def _wide(extra: bytes, values: list[int]) -> list[int]:

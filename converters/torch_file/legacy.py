@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from converters.torch_file import pickles
+from converters.torch_file.calls import StorageType
 from converters.torch_file.errors import Damage, quoted
-from converters.torch_file.names import Names, StorageType
+from converters.torch_file.names import Names
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from converters.torch_file import archive, legacy, pickles
+from converters.torch_file.calls import StorageType
 from converters.torch_file.dtypes import swapped
 from converters.torch_file.errors import CURE, Damage, Refusal, TorchFileError, quoted
-from converters.torch_file.names import Names, StorageType
+from converters.torch_file.names import Names
 
 _ALIGNMENT = 16  # of the largest type, complex128
 _SPARE = 1 << 26
@@ -79,15 +80,16 @@ def _read_zip(data: mmap, names: Names) -> Any:
             "re-save it with torch.save(torch.jit.load(FILE).state_dict(), NEW) or as "
             "safetensors"
         )
-    mark = members.get(f"{top}byteorder")
-    order = data[mark.start : mark.start + min(mark.size, 9)] if mark else b"little"
+    order = b"little"
+    if f"{top}byteorder" in members:
+        mark = archive.find(members, f"{top}byteorder")
+        order = data[mark.start : mark.start + min(mark.size, 9)]
     if order not in (b"little", b"big"):
         raise Damage(f"its byte order is {quoted(order)}")
     storages = _Storages(data, members, top, is_big=order == b"big")
-    start, size = members[f"{top}data.pkl"]
-    return pickles.load(
-        data, start, start + size, names=names, persistent=storages.named
-    )[0]
+    start, size, _ = archive.find(members, f"{top}data.pkl")
+    end = start + size
+    return pickles.load(data, start, end, names=names, persistent=storages.named)[0]
 
 
 class _Storages:
@@ -108,9 +110,7 @@ class _Storages:
         if what != "storage" or type(kind) is not StorageType or type(key) is not str:
             raise Damage(f"it refers to {quoted(what)}, not to a storage")
         if key not in self.known:
-            member = self.members.get(f"{self.top}data/{key}")
-            if member is None:
-                raise Damage(f"it has no storage {quoted(key)}")
+            member = archive.find(self.members, f"{self.top}data/{key}")
             self.known[key] = self._read(member, kind.dtype, count)
         return self.known[key].view(kind.dtype)
 
