@@ -83,7 +83,7 @@ def _entry(data: mmap | bytes, at: int, end: int) -> tuple[str, Member, int]:
     if mark != b"PK\1\2" or following > end:
         raise Damage("its zip archive has a directory that is cut")
     raw = data[name_at:extra_at]
-    name = raw.decode("utf-8" if flags & 0x800 else "cp437", "replace")
+    name = raw.decode("utf-8" if flags & 0x800 else "latin-1", "replace")
     extra = data[extra_at : extra_at + extra_length]
     size, packed, header = _wide(extra, [size, packed, header])
     is_plain = not method and not flags & 1
