@@ -240,7 +240,7 @@ def _upcast(array: np.ndarray) -> np.ndarray:
 
 
 def _torch_arrays(path: Path, key: str | None) -> dict[str, np.ndarray]:
-    """Copies of the tensors, so that the file may change while they live."""
+    """The tensors, none a view of the file, which may change while they live."""
     loaded = read_torch(path)
     try:
         found = find_state_dict(loaded, key=key)
@@ -261,8 +261,17 @@ def _torch_arrays(path: Path, key: str | None) -> dict[str, np.ndarray]:
             )
         half = array.dtype.name in ("float16", "bfloat16")
         kind = np.float32 if half else array.dtype
-        arrays[name] = np.array(array, kind, order="C")
+        copy = True if half or not _is_whole(array) else None
+        arrays[name] = np.array(array, kind, order="C", copy=copy)
     return arrays
+
+
+def _is_whole(array: np.ndarray) -> bool:
+    """Whether `array` is all of memory that numpy holds, and no part of a file."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    return root.flags.owndata and root.nbytes == array.nbytes
 
 
 def _current_names(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:

@@ -362,6 +362,8 @@ def check_model(torch, folder, model):
     check(torch, folder, net.half().state_dict())
     write_torch(folder / "ours.pth", load_state_dict(folder / "file.pth"))
     net.float().load_state_dict(torch.load(folder / "ours.pth"), strict=True)
+    for path in folder.iterdir():  # gigabytes, over all models
+        path.unlink()
 
 
 @pytest.mark.torch

@@ -8,7 +8,7 @@ import struct
 from mmap import mmap
 from typing import NamedTuple
 
-from converters.torch_file.errors import Damage, Refusal, quoted
+from converters.torch_file.errors import CURE, Damage, Refusal, quoted
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -38,7 +38,10 @@ def members(data: mmap | bytes) -> dict[str, Member]:
     found: dict[str, Member] = {}
     while position < end:
         if len(found) >= _MOST_MEMBERS:
-            raise Refusal(f"is a zip archive of more than {_MOST_MEMBERS:,} members")
+            raise Refusal(
+                f"is a zip archive of more than {_MOST_MEMBERS:,} members and is not "
+                f"loaded: {CURE}"
+            )
         name, member, position = _entry(data, position, end)
         if name in found:
             raise Damage(f"its zip archive has {quoted(name)} twice")

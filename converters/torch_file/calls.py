@@ -61,7 +61,7 @@ def _rebuild_typed(names, storage, offset, size, stride, *rest):
     if not isinstance(dtype, np.dtype):
         raise Damage("a tensor has no type")
     _check_lazy(*lazy)
-    return names.tensor(storage, offset, size, stride, dtype)
+    return names.tensor(storage, offset, size, stride, dtype=dtype)
 
 
 def _check_lazy(marks=None):

@@ -15,7 +15,7 @@ class Refusal(Exception):
     """The file is whole and holds what is not read; the text says what, and a cure."""
 
 
-def quoted(value: object, limit: int = 80) -> str:
+def quoted(value: object, *, limit: int = 80) -> str:
     """`value`, out of a file, as it may stand in a message: one line, not too long.
 
     Containers become the name of their type, for one that holds itself many times over

@@ -88,7 +88,7 @@ class Names:
             )
 
     def tensor(
-        self, storage: Any, offset: int, size: Any, stride: Any, dtype: Any = None
+        self, storage: Any, offset: int, size: Any, stride: Any, *, dtype: Any = None
     ) -> np.ndarray:
         """A view of `storage`, with offset and strides in elements.
 
