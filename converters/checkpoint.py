@@ -1,7 +1,7 @@
 """Checkpoints as people save them: the `state_dict` in what a training script kept."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,13 +32,14 @@ _NO_TENSORS_OF_A_MODEL = ("n_averaged",)
 """What torch's AveragedModel keeps beside the model."""
 
 _LEVELS = 3  # of wrappers in each other
+_PREFIXES_IN_A_ROW = 8
 
 _FOREIGN = {
     r"(.*\.)?(embedder|embeddings)\.|(.*\.)?encoder\.(layer|stages)\.\d": (
         "Hugging Face transformers"
     ),
     r"conv_stem\.|patch_embed\.|pre_logits\.|head\.fc\.|stem\.\d|stages\.\d"
-    r"|blocks\.\d+\.(\d+\.|attn\.|mlp\.)": "timm",
+    r"|blocks\.\d+\.(\d+\.(conv_|se\.|bn\d)|attn\.|mlp\.)": "timm",
     r"(.*\.)?(rpn|roi_heads)\.|backbone\.body\.": "a detector",
 }
 _OURS = re.compile(r"features\.\d|features\.conv0|conv1\.|Conv2d_|layer\d\.\d")
@@ -81,9 +82,9 @@ def _inner(loaded: Mapping[Any, Any], key: str | None) -> Mapping[Any, Any]:
     }
     if key is not None:
         if key not in inner:
-            there = ", ".join(map(quoted, inner)) or "none at all"
             raise CheckpointError(
-                f"has no state_dict under {quoted(key)}; there is {there}"
+                f"has no state_dict under {quoted(key)}; there is "
+                f"{_listed(inner) or 'none at all'}"
             )
         return inner[key]
     sizes = {name: len(value) for name, value in inner.items() if _has_tensors(value)}
@@ -96,12 +97,18 @@ def _inner(loaded: Mapping[Any, Any], key: str | None) -> Mapping[Any, Any]:
     names = [name for name, size in sizes.items() if 2 * size >= most]
     if len(names) > 1:
         raise CheckpointError(
-            f"holds several models, {', '.join(map(quoted, names))}: name one, as "
-            f"FILE:{names[0]}"
+            f"holds several models, {_listed(names)}: name one of them, as FILE:KEY, "
+            f"for example {quoted(f'FILE:{names[0]}')}"
         )
     if names:
         return inner[names[0]]
     return next((inner[name] for name in inner if name in WRAPPERS), loaded)
+
+
+def _listed(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(quoted, names[:limit])) + more
 
 
 def _has_tensors(value: Mapping[Any, Any]) -> bool:
@@ -117,7 +124,7 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     dropout, `fc.1`, becomes `fc`.
     """
     arrays = {k: v for k, v in arrays.items() if k not in _NO_TENSORS_OF_A_MODEL}
-    while True:
+    for _ in range(_PREFIXES_IN_A_ROW):
         for prefix in PREFIXES:
             rest = [name for name in arrays if not name.startswith(prefix)]
             if len(rest) == len(arrays):
@@ -125,7 +132,7 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             if not rest or (prefix in _BODIES and all(map(_HEADS.match, rest))):
                 break
         else:
-            return _plain_head(arrays)
+            break
         body = {
             name.removeprefix(prefix): value
             for name, value in arrays.items()
@@ -138,6 +145,7 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             if name.split(".")[0] in _OWN_HEADS and name.split(".")[0] not in tops
         }
         arrays = body | heads
+    return _plain_head(arrays)
 
 
 def _plain_head(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,8 +13,11 @@ from converters.checkpoint import (
     foreign_names,
     plain_names,
 )
+from converters.rules import leaves
 from converters.torch_file import write_torch
 from converters.weights import is_file_name, load_state_dict, split_key
+from jaxvision import models
+from jaxvision.models import srcnn
 from tests.torch_files import archive, dict_of, number, tensor
 
 X = np.ones(2, np.float32)
@@ -43,7 +46,9 @@ def test_a_model_under_a_name_of_its_own_is_found():
 
 def test_several_models_are_asked_for():
     both = {"model": PLAIN, "model_ema": prefixed("module."), "epoch": 1}
-    with pytest.raises(CheckpointError, match="'model', 'model_ema': name one.*FILE:"):
+    with pytest.raises(
+        CheckpointError, match="'model', 'model_ema': name one.*FILE:model'"
+    ):
         find_state_dict(both)
     assert find_state_dict(both, key="model") is PLAIN
     assert find_state_dict({"a": {"state_dict": PLAIN}}, key="a") is PLAIN
@@ -132,6 +137,17 @@ def test_other_libraries_are_named(tmp_path, name, source):
 def test_torchvisions_and_our_own_names_are_not_foreign(name):
     assert foreign_names({name: X, "conv1.weight": X}) is None
     assert foreign_names({name: X}) is None
+
+
+FAMILIES = ("vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v3_small")
+
+
+@pytest.mark.parametrize(
+    "name", [*FAMILIES, "mobilenet_v2", *models.small_names(), *srcnn.VARIANTS]
+)
+def test_names_of_our_models_stay_as_they_are(name):
+    names = {leaf.torch_name: X for leaf in leaves(models.abstract(name))}
+    assert names and plain_names(names) == names and foreign_names(names) is None
 
 
 def test_a_key_follows_the_file(tmp_path):
