@@ -4,12 +4,10 @@ import argparse
 import collections
 import copy
 import importlib
-import io
 import pathlib
 import struct
 import subprocess
 import sys
-import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -22,7 +20,9 @@ from converters.torchvision_import import import_torchvision
 from converters.weights import TABLE, load_state_dict
 from tests.torch_files import (
     FLOATS,
+    KINDS,
     archive,
+    assert_same,
     dict_of,
     name,
     number,
@@ -37,45 +37,10 @@ from tests.torch_files import (
     tuple_of,
 )
 
-KINDS = (
-    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
-    *("uint8", "int8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64"),
-    *("float8_e5m2", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e4m3fnuz"),
-)
-
 
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch")
-
-
-def bits(torch, x) -> bytes:
-    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
-    if not x.numel():
-        return b""
-    return x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def assert_same(torch, ours, theirs):
-    """Equal to the bit, in type, shape and nesting."""
-    if isinstance(theirs, torch.Tensor):
-        assert isinstance(ours, np.ndarray)
-        assert f"torch.{ours.dtype.name}" == str(theirs.dtype)
-        assert ours.shape == tuple(theirs.shape)
-        assert ours.tobytes() == bits(torch, theirs)
-        assert ours.flags.aligned
-    elif isinstance(theirs, dict):
-        assert type(ours) is dict and list(ours) == list(theirs)
-        for key, value in theirs.items():
-            assert_same(torch, ours[key], value)
-    elif isinstance(theirs, list | tuple):
-        assert isinstance(ours, list | tuple) and len(ours) == len(theirs)
-        for mine, other in zip(ours, theirs, strict=True):
-            assert_same(torch, mine, other)
-    elif isinstance(theirs, float) and theirs != theirs:
-        assert ours != ours
-    else:
-        assert type(ours) is type(theirs) and ours == theirs
 
 
 def check(torch, folder, value, **options):
@@ -379,60 +344,6 @@ def test_small_models_come_back(torch, tmp_path, model):
 @written_models(sorted({row.model for row in TABLE}))
 def test_models_of_the_table_come_back(torch, tmp_path, model):
     check_model(torch, tmp_path, model)
-
-
-def written(rng):
-    arrays = {
-        "turned": rng.normal(size=(3, 4)).astype(np.float32).T,
-        "number": np.array(7),
-        "none": np.empty((0, 3, 2), np.float32),
-        "swapped": np.arange(3, dtype=">f8"),
-        "strided": np.arange(20, dtype=np.int16)[::3],
-        "ü": np.array([True, False]),
-    }
-    for kind in KINDS:
-        dtype = getattr(ml_dtypes, kind, kind)
-        arrays[kind] = rng.integers(0, 2, 5).astype(dtype)
-    return arrays
-
-
-def test_written_files_are_aligned_repeatable_and_read_again(tmp_path):
-    arrays = written(np.random.default_rng(0))
-    write_torch(tmp_path / "a.pth", arrays)
-    write_torch(tmp_path / "b.pth", arrays)
-    raw = (tmp_path / "a.pth").read_bytes()
-    assert raw == (tmp_path / "b.pth").read_bytes()
-    ours = read_torch(tmp_path / "a.pth")
-    assert list(ours) == list(arrays)
-    for key, array in arrays.items():
-        assert ours[key].dtype == array.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(ours[key], array)
-    with zipfile.ZipFile(io.BytesIO(raw)) as file:
-        assert file.testzip() is None
-        for info in file.infolist():
-            lengths = struct.unpack_from("<2H", raw, info.header_offset + 26)
-            assert (info.header_offset + 30 + sum(lengths)) % 64 == 0
-            assert info.compress_type == zipfile.ZIP_STORED
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("mmap", [False, True])
-def test_torch_reads_what_is_written(torch, tmp_path, mmap):
-    arrays = written(np.random.default_rng(1))
-    write_torch(tmp_path / "a.pth", arrays)
-    theirs = torch.load(tmp_path / "a.pth", weights_only=True, mmap=mmap)
-    assert type(theirs) is collections.OrderedDict and list(theirs) == list(arrays)
-    for key, x in theirs.items():
-        array = arrays[key].astype(arrays[key].dtype.newbyteorder("="))
-        assert str(x.dtype) == f"torch.{array.dtype.name}" and x.is_contiguous()
-        assert x.shape == array.shape and bits(torch, x) == array.tobytes()
-    torch.save(theirs, tmp_path / "again.pth")
-
-
-def test_writer_refuses_what_torch_has_not_and_leaves_no_file(tmp_path):
-    with pytest.raises(ValueError, match="x is <U1, which torch has not"):
-        write_torch(tmp_path / "a.pth", {"x": np.array(["a"])})
-    assert not list(tmp_path.iterdir())
 
 
 def test_reading_and_writing_import_no_torch():

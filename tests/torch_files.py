@@ -6,11 +6,15 @@ import struct
 import tarfile
 import zipfile
 
+import numpy as np
+
 from converters.torch_file.legacy import MAGIC, PROTOCOL
 
-
-def op(code: bytes, *parts: bytes) -> bytes:
-    return b"".join([*parts, code])
+KINDS = (
+    *("float16", "float32", "float64", "bfloat16", "complex64", "complex128"),
+    *("uint8", "int8", "int16", "int32", "int64", "bool", "uint16", "uint32", "uint64"),
+    *("float8_e5m2", "float8_e4m3fn", "float8_e5m2fnuz", "float8_e4m3fnuz"),
+)
 
 
 def text(value: str) -> bytes:
@@ -128,3 +132,33 @@ def tar_tensors(*tensors) -> bytes:
 
 def tar_tensor(key: int) -> bytes:
     return text(str(key)) + pickle.BINPERSID
+
+
+def bits(torch, x) -> bytes:
+    x = torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    if not x.numel():
+        return b""
+    flat = torch.empty(x.numel(), dtype=x.dtype).copy_(x.detach().reshape(-1))
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def assert_same(torch, ours, theirs):
+    """Equal to the bit, in type, shape and nesting."""
+    if isinstance(theirs, torch.Tensor):
+        assert isinstance(ours, np.ndarray)
+        assert f"torch.{ours.dtype.name}" == str(theirs.dtype)
+        assert ours.shape == tuple(theirs.shape)
+        assert ours.tobytes() == bits(torch, theirs)
+        assert ours.flags.aligned
+    elif isinstance(theirs, dict):
+        assert type(ours) is dict and list(ours) == list(theirs)
+        for key, value in theirs.items():
+            assert_same(torch, ours[key], value)
+    elif isinstance(theirs, list | tuple):
+        assert isinstance(ours, list | tuple) and len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_same(torch, mine, other)
+    elif isinstance(theirs, float) and theirs != theirs:
+        assert ours != ours
+    else:
+        assert type(ours) is type(theirs) and ours == theirs
