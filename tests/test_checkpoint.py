@@ -1,171 +1,392 @@
-"""Checkpoints as people save them: which tensors are the model's, and their names."""
+"""Checkpoints: bits, damage, mismatch, what stays, and interrupted saves."""
 
-from pathlib import Path
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from converters.checkpoint import (
-    PREFIXES,
-    WRAPPERS,
-    CheckpointError,
-    find_state_dict,
-    foreign_names,
-    plain_names,
-)
-from converters.rules import leaves
-from converters.torch_file import write_torch
-from converters.weights import is_file_name, load_state_dict, split_key
-from jaxvision import models
-from jaxvision.models import srcnn
-from tests.torch_files import archive, dict_of, number, tensor
+from jaxvision import checkpoint
+from jaxvision.checkpoint import CheckpointError, Saver
+from jaxvision.train import TrainState
 
-X = np.ones(2, np.float32)
-PLAIN = {"conv1.weight": X, "layer1.0.bn1.bias": X, "fc.weight": X, "fc.bias": X}
+TX = optax.chain(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 
 
-def prefixed(prefix, names=PLAIN):
-    return {prefix + name: value for name, value in names.items()}
+@jax.jit
+def compiled_state(seed):
+    key = jax.random.key(seed)
+    params = {
+        "layer1": {0: {"kernel": jax.random.normal(key, (3, 3, 4, 8))}},
+        "fc": {"kernel": jnp.array([[jnp.nan, -0.0], [jnp.inf, 1e-42]])},
+        "half": jax.random.normal(key, (5,), jnp.bfloat16),
+    }
+    updates = jax.tree.map(lambda p: jnp.full_like(p, 0.1), params)
+    _, opt_state = TX.update(updates, TX.init(params), params)
+    stats = {"mean": jnp.arange(3.0), "count": jnp.array(True)}
+    return TrainState(jnp.asarray(7 + seed), params, stats, opt_state)
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_model_is_found_among_what_a_script_keeps(wrapper):
-    beside = {"epoch": 3, "loss": X, "optimizer": {"state": {0: {"step": X}}}}
-    assert find_state_dict({**beside, wrapper: PLAIN}) is PLAIN
-    assert find_state_dict({"state_dict": {**beside, wrapper: PLAIN}}) is PLAIN
-    few = {"criterion": {"weight": X}}
-    assert find_state_dict({**few, wrapper: PLAIN}) is PLAIN
+def make_state(seed=0):
+    return compiled_state(seed)
 
 
-def test_a_model_under_a_name_of_its_own_is_found():
-    assert find_state_dict({"resnet": PLAIN, "epoch": 3}) is PLAIN
-    assert find_state_dict(PLAIN) is PLAIN
-    bare = {"weight": X, "extra": {"a": X}}
-    assert find_state_dict(bare) is bare
+def save_steps(folder, *numbers, **options):
+    for number in numbers:
+        metadata = {"epoch": number}
+        checkpoint.save(
+            folder, number, make_state(number), metadata=metadata, **options
+        )
 
 
-def test_several_models_are_asked_for():
-    both = {"model": PLAIN, "model_ema": prefixed("module."), "epoch": 1}
-    with pytest.raises(
-        CheckpointError, match="'model', 'model_ema': name one.*FILE:model'"
-    ):
-        find_state_dict(both)
-    assert find_state_dict(both, key="model") is PLAIN
-    assert find_state_dict({"a": {"state_dict": PLAIN}}, key="a") is PLAIN
-    with pytest.raises(CheckpointError, match="under 'emma'; there is 'model', 'model"):
-        find_state_dict(both, key="emma")
-    with pytest.raises(CheckpointError, match="'generator', 'discriminator'"):
-        find_state_dict({"generator": PLAIN, "discriminator": PLAIN})
+def bits(tree):
+    def raw(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()
+
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [raw(x) if hasattr(x, "dtype") else (type(x), x) for x in leaves]
 
 
-def test_what_is_no_state_dict_is_named():
-    with pytest.raises(CheckpointError, match="holds a Tensor.*state_dict"):
-        find_state_dict(X)
-    with pytest.raises(CheckpointError, match="holds a list"):
-        find_state_dict([X])
-    loop: dict = {}
-    loop["model"] = loop
-    find_state_dict(loop)
+def largest_file(folder):
+    return max(folder.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
 
 
-@pytest.mark.parametrize("outer", ("", *PREFIXES))
-@pytest.mark.parametrize("inner", PREFIXES)
-def test_prefixes_go_in_any_order(outer, inner):
-    assert list(plain_names(prefixed(outer + inner))) == list(PLAIN)
-    averaged = {"n_averaged": X, **prefixed("module." + outer + inner)}
-    assert list(plain_names(averaged)) == list(PLAIN)
+def test_restores_every_bit_and_type(tmp_path):
+    tree = {
+        "state": make_state(),
+        "key": jax.random.key(3),
+        "keys": jax.random.split(jax.random.key(4, impl="rbg"), 2),
+        "best": 0.1,
+        "seed": 2**40 + 1,
+        "done": True,
+        "numpy": np.arange(4, dtype=np.float64) / 3,
+        "nothing": None,
+    }
+    metadata = {"epoch": 2, "val_accuracy": 0.25, "history": [1.5, None, "a"]}
+    checkpoint.save(tmp_path, 12, tree, metadata=metadata)
+    found = checkpoint.restore(tmp_path, tree)
+    assert found is not None
+    assert (found.step, found.metadata, found.skipped) == (12, metadata, ())
+    assert bits(found.tree) == bits(tree)
+    assert isinstance(found.tree["numpy"], np.ndarray)
+    assert jax.random.key_impl(found.tree["keys"]) == jax.random.key_impl(tree["keys"])
+    assert jax.random.bits(found.tree["key"]) == jax.random.bits(tree["key"])
 
 
-def test_prefixes_stay_where_a_tensor_is_without():
-    mixed = {**prefixed("module."), "other": X}
-    assert plain_names(mixed) == mixed
-    mixed = {**prefixed("module."), "head.weight": X}  # data parallelism has no head
-    assert plain_names(mixed) == mixed
-    mixed = {**prefixed("backbone."), "neck.weight": X}
-    assert plain_names(mixed) == mixed
+def test_abstract_target_restores_without_a_second_compilation(tmp_path):
+    @jax.jit
+    def train_step(state):
+        return replace(state, step=state.step + 1)
+
+    state = train_step(train_step(make_state()))
+    compiled = train_step._cache_size()
+    checkpoint.save(tmp_path, 1, state, metadata={})
+    target = jax.eval_shape(make_state)
+    found = checkpoint.restore(tmp_path, target)
+    assert found is not None and bits(found.tree) == bits(state)
+    train_step(found.tree)
+    assert train_step._cache_size() == compiled
 
 
-@pytest.mark.parametrize("prefix", ["model.", "backbone.", "encoder.", "net."])
-def test_a_head_around_the_model_is_left_out(prefix):
-    for head in ("head.weight", "projector.0.weight", "classifier.1.weight"):
-        around = {**prefixed(prefix), head: X}
-        names = list(plain_names(around))
-        # Without a classifier of its own, the model may have that one.
-        assert names == [*PLAIN, *([head] if head.startswith("classifier") else [])]
-    body = {name: x for name, x in PLAIN.items() if not name.startswith("fc.")}
-    around = {**prefixed(prefix, body), "fc.weight": X, "fc.bias": X}
-    assert list(plain_names(around)) == list(PLAIN)
-    assert list(plain_names({**prefixed(prefix), "fc.weight": X})) == list(PLAIN)
+def test_python_number_fits_its_abstract_form(tmp_path):
+    tree = {"count": 5, "rate": 0.5}
+    checkpoint.save(tmp_path, 1, tree, metadata={})
+    found = checkpoint.restore(tmp_path, jax.eval_shape(lambda: tree))
+    assert found is not None
+    assert found.tree["count"].dtype == jnp.int32 and found.tree["count"] == 5
+    assert found.tree["rate"].weak_type and found.tree["rate"] == 0.5
 
 
-def test_a_linear_layer_behind_a_dropout_is_the_head():
-    body = {name: x for name, x in PLAIN.items() if not name.startswith("fc.")}
-    assert list(plain_names({**body, "fc.1.weight": X, "fc.1.bias": X})) == list(PLAIN)
-    for other in ({"fc.0.weight": X, "fc.1.bias": X}, {"fc.1.weight": X}):
-        assert plain_names(body | other) == body | other
-
-
-@pytest.mark.parametrize(
-    ("name", "source"),
-    [
-        ("conv_stem.weight", "timm"),
-        ("patch_embed.proj.weight", "timm"),
-        ("blocks.0.0.conv_dw.weight", "timm"),
-        ("blocks.3.attn.qkv.weight", "timm"),
-        ("stages.0.blocks.0.norm.weight", "timm"),
-        ("pre_logits.fc1.weight", "timm"),
-        ("resnet.embedder.embedder.convolution.weight", "transformers"),
-        ("vit.encoder.layer.0.output.dense.weight", "transformers"),
-        ("rpn.head.conv.0.0.weight", "a detector"),
-    ],
-)
-def test_other_libraries_are_named(tmp_path, name, source):
-    assert source in str(foreign_names({name: X}))
-    write_torch(tmp_path / "file.pth", {name: X})
-    with pytest.raises(ValueError, match=f"{source}.*torchvision's own weights"):
-        load_state_dict(tmp_path / "file.pth")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("features.0.weight", "layer1.0.conv1.weight", "conv1.conv.weight"),
-        *("blocks.0.conv1.weight", "whiten.weight", "lin0.model.1.weight"),
-        *("features.conv0.weight", "features.1.block.0.0.weight", "stem.weight"),
-    ],
-)
-def test_torchvisions_and_our_own_names_are_not_foreign(name):
-    assert foreign_names({name: X, "conv1.weight": X}) is None
-    assert foreign_names({name: X}) is None
-
-
-FAMILIES = ("vgg11_bn", "resnet18", "densenet121", "googlenet", "mobilenet_v3_small")
-
-
-@pytest.mark.parametrize(
-    "name", [*FAMILIES, "mobilenet_v2", *models.small_names(), *srcnn.VARIANTS]
-)
-def test_names_of_our_models_stay_as_they_are(name):
-    names = {leaf.torch_name: X for leaf in leaves(models.abstract(name))}
-    assert names and plain_names(names) == names and foreign_names(names) is None
-
-
-def test_a_key_follows_the_file(tmp_path):
-    assert split_key("a/b.pth:model_ema")[1] == "model_ema"
-    assert split_key("C:/a.pth") == (Path("C:/a.pth"), None)
-    assert is_file_name("x.PTH") and is_file_name("x.pth.tar:model")
-    assert is_file_name("x.bin") and is_file_name("x.safetensors")
-    assert not is_file_name("imagenet") and not is_file_name("v1:pth")
-    path = tmp_path / "two.ckpt"
-    other = tensor(offset=5, size=(1,), stride=(1,))
-    path.write_bytes(
-        archive(dict_of(model=dict_of(w=tensor()), ema=dict_of(w=other), n=number(1)))
+def test_follows_the_sharding_of_the_target(tmp_path):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    tree = {
+        "x": jnp.arange(6.0).reshape(2, 3),
+        "keys": jax.random.split(jax.random.key(0)),
+    }
+    checkpoint.save(tmp_path, 1, jax.device_put(tree, sharding), metadata={})
+    target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
     )
-    with pytest.raises(ValueError, match="several models, 'model', 'ema'"):
-        load_state_dict(path)
-    assert load_state_dict(f"{path}:ema")["w"] == 5
-    assert load_state_dict(f"{path}:model")["w"].shape == (2, 3)
-    named = tmp_path / "odd.pth:ema"
-    assert split_key(named) == (tmp_path / "odd.pth", "ema")
-    named.touch()
-    assert split_key(named) == (named, None)
+    found = checkpoint.restore(tmp_path, target)
+    assert found is not None and bits(found.tree) == bits(tree)
+    assert all(x.sharding == sharding for x in jax.tree.leaves(found.tree))
+
+
+def test_nothing_saved_gives_none(tmp_path):
+    assert checkpoint.restore(tmp_path / "missing", make_state()) is None
+    (tmp_path / "notes").mkdir()
+    assert checkpoint.restore(tmp_path, make_state()) is None
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def flip_array(step):
+    flip(largest_file(step))
+
+
+def flip_metadata(step):
+    flip(step / "metadata.json")
+
+
+def flip_manifest(step):
+    path = step / "manifest.json"
+    text = path.read_text()
+    path.write_text(text.replace('"metadata.json"', '"metadata.jsoo"'))
+
+
+def truncate(step):
+    path = largest_file(step)
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def cut_manifest(step):
+    path = step / "manifest.json"
+    path.write_text(path.read_text()[:40])
+
+
+def odd_manifest(step):
+    (step / "manifest.json").write_text("[1, 2]")
+
+
+def remove_manifest(step):
+    (step / "manifest.json").unlink()
+
+
+def remove_file(step):
+    largest_file(step).unlink()
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+DAMAGES = {
+    flip_array: "sha256 differs",
+    flip_metadata: "metadata.json is damaged",
+    flip_manifest: "manifest.json does not list metadata.json",
+    truncate: "bytes instead of",
+    cut_manifest: "manifest.json is damaged",
+    odd_manifest: "manifest.json does not list metadata.json",
+    remove_manifest: "there is no manifest.json",
+    remove_file: "is missing",
+    empty: "the folder is empty",
+}
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("steps")
+    save_steps(folder, 1, 2)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_damaged_step_falls_back_and_says_why(tmp_path, two_steps, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    damage(folder / "2")
+    found = checkpoint.restore(folder, make_state())
+    assert found is not None and found.step == 1 and found.metadata == {"epoch": 1}
+    assert bits(found.tree) == bits(make_state(1))
+    assert len(found.skipped) == 1 and found.skipped[0].startswith("step 2: ")
+    assert DAMAGES[damage] in found.skipped[0]
+    # The damaged step can be saved anew, and is then whole.
+    save_steps(folder, 2)
+    again = checkpoint.restore(folder, make_state())
+    assert again is not None and (again.step, again.skipped) == (2, ())
+
+
+def test_nothing_whole_lists_every_reason(tmp_path, two_steps):
+    folder = tmp_path / "run"
+    shutil.copytree(two_steps, folder)
+    truncate(folder / "1")
+    empty(folder / "2")
+    with pytest.raises(CheckpointError, match="no whole checkpoint") as error:
+        checkpoint.restore(folder, make_state())
+    assert "step 2: the folder is empty" in str(error.value)
+    assert "step 1: " in str(error.value) and "bytes instead" in str(error.value)
+
+
+def test_mismatch_names_the_leaves(tmp_path):
+    tree = {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4), "c": [jnp.zeros(1)], "n": 1}
+    checkpoint.save(tmp_path, 1, tree, metadata={})
+    target = {
+        "a": jnp.zeros((3, 2)),
+        "b": jnp.zeros(4, jnp.bfloat16),
+        "c": [jnp.zeros(1), jnp.zeros(1)],
+        "key": jax.random.key(0),
+    }
+    with pytest.raises(CheckpointError, match="does not fit") as error:
+        checkpoint.restore(tmp_path, target)
+    assert str(error.value).splitlines()[1:] == [
+        "  n: saved, not in the target",
+        "  a: saved float32[2,3], target float32[3,2]",
+        "  b: saved float32[4], target bfloat16[4]",
+        "  c/1: not saved, float32[1] in the target",
+        "  key: not saved, key<fry>[] in the target",
+    ]
+
+
+def test_double_precision_is_not_cast_in_silence(tmp_path):
+    tree = {"x": np.ones(2) / 3}
+    checkpoint.save(tmp_path, 1, tree, metadata={})
+    target = {"x": jax.ShapeDtypeStruct((2,), np.float64)}
+    with pytest.raises(CheckpointError, match="leaf x is float64: set jax_enable_x64"):
+        checkpoint.restore(tmp_path, target)
+
+
+def test_keeps_the_newest_and_the_best(tmp_path):
+    accuracies = [0.1, 0.8, 0.8, float("nan"), 0.3, 0.2]
+    for step, accuracy in enumerate(accuracies):
+        metadata = {"val_accuracy": accuracy}
+        best = ("val_accuracy", "max")
+        tree = {"x": jnp.full(2, step)}
+        checkpoint.save(tmp_path, step, tree, metadata=metadata, keep=2, best=best)
+    assert checkpoint.steps(tmp_path) == [1, 4, 5]
+    target = jax.eval_shape(lambda: {"x": jnp.zeros(2, int)})
+    for ends, step in [("max", 1), ("min", 5)]:
+        found = checkpoint.restore(tmp_path, target, best=("val_accuracy", ends))
+        assert found is not None and found.step == step
+        assert found.tree["x"].tolist() == [step, step]
+    truncate(tmp_path / "1")
+    found = checkpoint.restore(tmp_path, target, best=("val_accuracy", "max"))
+    assert found is not None and found.step == 4 and "step 1" in found.skipped[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "4", "5"]
+
+
+def test_the_step_just_saved_stays(tmp_path):
+    save_steps(tmp_path, 5, 6, 2, keep=1)
+    assert checkpoint.steps(tmp_path) == [2, 6]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    for value in (1.0, 2.0):
+        tree = {"x": jnp.full(3, value)}
+        checkpoint.save(tmp_path, 4, tree, metadata={"v": value}, keep=1)
+    found = checkpoint.restore(tmp_path, {"x": jnp.zeros(3)})
+    assert found is not None and found.metadata == {"v": 2.0}
+    assert found.tree["x"].tolist() == [2.0] * 3
+
+
+def test_saver_takes_the_values_of_the_call_and_donation_goes_on(tmp_path):
+    bump = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = bump(jnp.zeros(1000))
+    with Saver(tmp_path, keep=3) as saver:
+        for step in range(3):
+            saver.save(step, {"x": x}, metadata={})
+            old, x = x, bump(x)
+            assert old.is_deleted()
+        saver.wait()
+        assert checkpoint.steps(tmp_path) == [0, 1, 2]
+    found = checkpoint.restore(tmp_path, {"x": jnp.zeros(1000)})
+    assert found is not None and found.tree["x"].tolist() == [3.0] * 1000
+
+
+def test_relative_folder_is_that_of_the_call(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Saver("run") as saver:
+        (tmp_path / "elsewhere").mkdir()
+        os.chdir("elsewhere")
+        saver.save(1, {"x": jnp.ones(1)}, metadata={})
+    os.chdir(tmp_path)
+    assert checkpoint.restore("run", {"x": jnp.ones(1)}) is not None
+
+
+def test_full_disk_raises_and_leaves_the_older_step(tmp_path):
+    tree = {"x": jax.random.normal(jax.random.key(0), (100_000,))}
+    checkpoint.save(tmp_path, 1, tree, metadata={})
+    saver = Saver(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(Exception, match="(?i)too large"):
+            checkpoint.save(tmp_path, 2, tree, metadata={})
+        saver.save(3, tree, metadata={})
+        with pytest.raises(Exception, match="(?i)too large"):
+            saver.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    saver.save(4, tree, metadata={})
+    saver.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "4"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "metadata", "message"),
+    [
+        ({"a": "text"}, {}, "leaf a is a str"),
+        ({"a": np.array(["text"])}, {}, "leaf a is a ndarray"),
+        ({"a": jnp.ones(1)}, {"loss": jnp.ones(())}, "metadata must be JSON"),
+        ({"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(1)}, {}, "same path"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(tmp_path, tree, metadata, message):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.save(tmp_path, 1, tree, metadata=metadata)
+    assert checkpoint.steps(tmp_path) == []
+
+
+def test_wrong_options_are_errors(tmp_path):
+    tree: Any = {"x": jnp.ones(1)}
+    with pytest.raises(ValueError, match="keep must be at least 1"):
+        checkpoint.save(tmp_path, 1, tree, metadata={}, keep=0)
+    best: Any = ("val_accuracy", "maximum")
+    with pytest.raises(ValueError, match="best must be"):
+        checkpoint.restore(tmp_path, tree, best=best)
+    with pytest.raises(CheckpointError, match="step must be"):
+        checkpoint.save(tmp_path, -1, tree, metadata={})
+
+
+def test_orbax_keeps_quiet_and_absl_is_left_as_it_was(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    logger = logging.getLogger("absl")
+    before = (logger.level, list(logger.filters), list(logger.handlers))
+    checkpoint.save(tmp_path, 1, {"x": jnp.ones(1)}, metadata={})
+    checkpoint.restore(tmp_path, {"x": jnp.ones(1)})
+    assert [r for r in caplog.records if "orbax" in r.pathname] == []
+    assert before == (logger.level, list(logger.filters), list(logger.handlers))
+
+
+KILLED = """
+import sys, numpy as np
+from jaxvision import checkpoint
+tree = {str(i): np.full(1_000_000, 2.0, np.float32) for i in range(50)}
+checkpoint.save(sys.argv[1], 2, tree, metadata={})
+"""
+
+
+def test_kill_in_mid_save_leaves_the_older_step(tmp_path):
+    tree = {"x": jnp.ones(3)}
+    checkpoint.save(tmp_path, 1, tree, metadata={})
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / ".saving").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -9
+    assert checkpoint.steps(tmp_path) == [1]
+    found = checkpoint.restore(tmp_path, tree)
+    assert found is not None and found.step == 1 and found.skipped == ()
+    # The next save clears what the killed one left.
+    checkpoint.save(tmp_path, 3, tree, metadata={})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3"]
