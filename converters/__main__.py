@@ -1,4 +1,4 @@
-"""python -m converters list | fetch NAME | verify NAME | export RUN --to FILE."""
+"""python -m converters list | fetch NAME | verify NAME | export RUN | convert FILE."""
 
 import sys
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ except ModuleNotFoundError as error:
     cure = "pip install 'jaxvision[app]' (in a checkout: -e '.[app]')"
     print(f"error: {error.name} not installed: {cure}", file=sys.stderr)
     sys.exit(2)
+import numpy as np
 from safetensors.numpy import save_file
 
 from converters import download, verify, weights
 from converters.bundle import load_bundle
 from converters.to_torch import to_state_dict
+from converters.torch_file import write_torch
 from jaxvision import models
 from jaxvision.files import atomic_path, write_text
 from jaxvision.functional import functionalize
@@ -32,7 +34,7 @@ class List:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetches, checks and converts ImageNet weights, so that torch is needed once."""
+    """Fetches, checks and converts ImageNet weights."""
 
     name: Positional[str]
     """torchvision's name or an alias."""
@@ -65,6 +67,16 @@ class Export:
     """The file to write, .pth or .safetensors."""
 
 
+@dataclass(frozen=True)
+class Convert:
+    """Writes the weights in any checkpoint anew: float32, under torchvision's names."""
+
+    source: Positional[str]
+    """A file of torch.save or a .safetensors; FILE:KEY if it holds several models."""
+    to: Path
+    """The file to write, .pth or .safetensors."""
+
+
 MARKS = ("<!-- parity: python -m converters verify all -->", "<!-- end of parity -->")
 
 Command = OmitArgPrefixes[
@@ -72,6 +84,7 @@ Command = OmitArgPrefixes[
     | Annotated[Fetch, subcommand("fetch")]
     | Annotated[Verify, subcommand("verify")]
     | Annotated[Export, subcommand("export")]
+    | Annotated[Convert, subcommand("convert")]
 ]
 
 
@@ -113,9 +126,7 @@ def fetch(command: Fetch) -> None:
 
 def export(command: Export) -> None:
     """Writes tensors with torchvision's names and layouts."""
-    suffix = command.to.suffix
-    if suffix not in (".pth", ".safetensors"):
-        raise ValueError(f"--to {command.to}: a .pth or a .safetensors file is written")
+    _check_target(command.to)
     path = Path(command.source)
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
@@ -127,14 +138,27 @@ def export(command: Export) -> None:
     else:
         name = models.variant(command.source).name
         arrays, _ = download.imagenet_state_dict(name)
-    with atomic_path(command.to) as temporary:
-        if suffix == ".safetensors":
-            save_file(arrays, temporary, metadata={"format": "pt"})
-        else:
-            import torch
+    _write(command.to, arrays)
 
-            torch.save({k: torch.tensor(v) for k, v in arrays.items()}, temporary)
-    print(f"{command.to}: {len(arrays)} tensors")
+
+def convert(command: Convert) -> None:
+    """Reads a checkpoint and writes its tensors alone."""
+    _check_target(command.to)
+    _write(command.to, weights.load_state_dict(command.source))
+
+
+def _check_target(path: Path) -> None:
+    if path.suffix not in (".pth", ".safetensors"):
+        raise ValueError(f"--to {path}: a .pth or a .safetensors file is written")
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    if path.suffix == ".pth":
+        write_torch(path, arrays)
+    else:
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary, metadata={"format": "pt"})
+    print(f"{path}: {len(arrays)} tensors")
 
 
 def run_verify(command: Verify) -> None:
@@ -184,7 +208,13 @@ def _update_readme(path: Path, table: str) -> None:
         print(table)
 
 
-ACTIONS = {List: list_weights, Fetch: fetch, Verify: run_verify, Export: export}
+ACTIONS = {
+    List: list_weights,
+    Fetch: fetch,
+    Verify: run_verify,
+    Export: export,
+    Convert: convert,
+}
 
 
 def main(*, argv: list[str] | None = None) -> None:

@@ -195,7 +195,7 @@ def is_cached(row: Row) -> bool:
     """Whether `imagenet_state_dict` can do without the network."""
     if read_params(row) is not None:
         return True
-    return weights.has_torch() and find_cached(row) is not None
+    return find_cached(row) is not None
 
 
 def imagenet_state_dict(
@@ -203,7 +203,7 @@ def imagenet_state_dict(
 ) -> tuple[dict[str, np.ndarray], Row]:
     """ImageNet weights under torchvision's names, and their row.
 
-    torch is needed the first time only; then the converted copy serves.
+    A file is read the first time only; then the converted copy serves.
 
     Args:
       name: torchvision's name of the model.
@@ -212,17 +212,12 @@ def imagenet_state_dict(
 
     Raises:
       ValueError: no such model or weights.
-      WeightsError: the file cannot be had, or torch is needed and missing.
+      WeightsError: the file cannot be had.
     """
     row = weights.find(name, which=which)
     arrays = read_params(row)
     if arrays is not None:
         return arrays, row
-    if not weights.has_torch():  # before a download that could not be read
-        raise WeightsError(
-            f"{row.file} is not converted yet, and reading it needs torch: "
-            "pip install 'jaxvision[torch]'"
-        )
     path = fetch(row, progress=progress)
     arrays = weights.load_state_dict(path)
     try:

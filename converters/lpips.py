@@ -18,7 +18,6 @@ def linear_weights(*, path: str | Path | None = None) -> dict[str, np.ndarray]:
 
     Raises:
       ValueError: the package is not installed, or the file is another one.
-      ModuleNotFoundError: torch, which reads the file, is missing.
     """
     state = load_state_dict(_installed() if path is None else path)
     names = {f"lin{i}.model.1.weight": layer for i, layer in enumerate(LAYERS)}

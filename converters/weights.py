@@ -4,19 +4,26 @@ import difflib
 import importlib.util
 import math
 import re
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches numpy, and so safetensors, the name "bfloat16"
 import numpy as np
 import safetensors
 
+from converters.checkpoint import (
+    CheckpointError,
+    find_state_dict,
+    foreign_names,
+    plain_names,
+)
+from converters.torch_file import read_torch
+from converters.torch_file.errors import quoted
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 OFFICIAL_URL = "https://download.pytorch.org/models"
+PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""What files of `torch.save` are called; `.tar` ends `.pth.tar`."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +154,41 @@ def find_fault(head: bytes) -> str | None:
     return None
 
 
-def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a `.pth`, `.pt` or `.safetensors` file, by torchvision's names.
+def split_key(text: str | Path) -> tuple[Path, str | None]:
+    """The file in `FILE` or `FILE:KEY`, and the key: which of several models it is."""
+    whole, _, key = str(text).rpartition(":")
+    is_pair = key and Path(whole).suffix.lower() in PICKLED
+    if is_pair and not Path(text).exists():
+        return Path(whole), key
+    return Path(text), None
 
-    Half-precision tensors become float32; a wrapper (`state_dict` or `model`), the
-    prefix `module.` of DataParallel and the old names in DenseNet's files are undone.
-    Only `.pth` and `.pt` need torch.
+
+def is_file_name(text: str | Path) -> bool:
+    """Whether `text` names a file for `load_state_dict`, which need not exist."""
+    return split_key(text)[0].suffix.lower() in (*PICKLED, ".safetensors")
+
+
+def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of `torch.save` or a `.safetensors`, as torchvision's.
+
+    Half-precision tensors become float32. What training scripts, data parallelism,
+    compilation and averaging put around a model is undone (`converters.checkpoint`), as
+    are the old names in DenseNet's files. torch is not needed.
+
+    Args:
+      path: the file; or `FILE:KEY`, where it holds several models.
 
     Raises:
       ValueError: the file is missing, damaged, no file of weights, holds pickled
-        Python objects, or an entry is not a plain tensor.
-      ModuleNotFoundError: torch is needed and missing.
+        Python objects, several models or another library's, or an entry is not a plain
+        tensor.
     """
-    path = Path(path)
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise ValueError(f"{path}: weights are a .pth, .pt or .safetensors file")
+    path, key = split_key(path)
+    if not is_file_name(path):
+        raise ValueError(
+            f"{path}: weights are a .pth, .pt or .safetensors file (or .bin, .ckpt, "
+            ".tar of torch.save)"
+        )
     try:
         with path.open("rb") as file:
             fault = find_fault(file.read(512))
@@ -171,11 +198,15 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     if fault:
         raise ValueError(f"{path} {fault}")
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         arrays, _ = read_safetensors(path)
     else:
-        arrays = _torch_arrays(path)
-    return _current_names(arrays, path)
+        arrays = _torch_arrays(path, key)
+    arrays = _current_names(plain_names(arrays), path)
+    foreign = foreign_names(arrays)
+    if foreign:
+        raise ValueError(f"{path} {foreign}")
+    return arrays
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -199,7 +230,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
 
 
 def has_torch() -> bool:
-    """Whether torch is installed, without importing it."""
+    """Whether torch is installed, without importing it; reading weights needs none."""
     return importlib.util.find_spec("torch") is not None
 
 
@@ -208,85 +239,47 @@ def _upcast(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if half else array
 
 
-def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
-    if not has_torch():
-        raise ModuleNotFoundError(
-            f"torch is needed to read {path}: pip install 'jaxvision[torch]', or "
-            "convert the file to safetensors where torch is installed"
-        )
-    import torch
-
-    half = (torch.float16, torch.bfloat16)
-    plain = (torch.float32, torch.float64, torch.uint8, torch.bool)
-    plain += (torch.int8, torch.int16, torch.int32, torch.int64)
+def _torch_arrays(path: Path, key: str | None) -> dict[str, np.ndarray]:
+    """The tensors, none a view of the file, which may change while they live."""
+    loaded = read_torch(path)
+    try:
+        found = find_state_dict(loaded, key=key)
+    except CheckpointError as error:
+        raise ValueError(f"{path} {error}") from None
     arrays = {}
-    for name, tensor in _unwrap(_torch_load(path), path).items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+    for name, array in found.items():
+        if not isinstance(name, str) or not isinstance(array, np.ndarray):
+            kind = "Tensor" if isinstance(array, np.ndarray) else type(array).__name__
             raise ValueError(
-                f"{path}: the entry {name!r} is a {type(tensor).__name__}, not a "
-                "tensor; save model.state_dict() alone"
+                f"{path}: the entry {quoted(name)} is a {kind}, not a tensor; save "
+                "model.state_dict() alone"
             )
-        tensor = tensor.detach()
-        dense = tensor.layout == torch.strided and tensor.device.type != "meta"
-        if not dense or tensor.dtype not in (*half, *plain):
+        if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
             raise ValueError(
-                f"{path}: {name} is no plain tensor ({tensor.dtype}, {tensor.layout}, "
-                f"{tensor.device.type}); save it as dense float32"
+                f"{path}: {quoted(name)} is no plain tensor ({array.dtype}); save it "
+                "as dense float32"
             )
-        tensor = tensor.to(torch.float32) if tensor.dtype in half else tensor
-        arrays[name] = tensor.contiguous().numpy()
+        half = array.dtype.name in ("float16", "bfloat16")
+        kind = np.float32 if half else array.dtype
+        copy = True if half or not _is_whole(array) else None
+        arrays[name] = np.array(array, kind, order="C", copy=copy)
     return arrays
 
 
-def _torch_load(path: Path) -> Any:
-    """What torch's restricted unpickler makes of the file; no code of it is run."""
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:
-            # torch's message recommends to switch the check off, so it gets out of here
-            # neither as text nor as the cause of ours.
-            name = re.search(r"GLOBAL (\S+)", str(error))
-            script = "TorchScript" in str(error)
-    if name or script:
-        what = (
-            f"pickled Python objects ({name[1]})" if name else "a TorchScript program"
-        )
-        raise ValueError(
-            f"{path} holds {what}, which could run any code and is not loaded: re-save "
-            "it with torch.save(model.state_dict(), FILE) or as safetensors"
-        )
-    raise ValueError(
-        f"{path} is damaged or not written by torch.save: get it again, or re-save it "
-        "with torch.save(model.state_dict(), FILE) or as safetensors"
-    )
-
-
-def _unwrap(loaded: Any, path: Path) -> Mapping[Any, Any]:
-    """The state_dict itself, also where it was saved among other things."""
-    if isinstance(loaded, Mapping):
-        for key in ("state_dict", "model"):
-            if isinstance(loaded.get(key), Mapping):
-                return loaded[key]
-        return loaded
-    raise ValueError(
-        f"{path} holds a {type(loaded).__name__}, not a state_dict: re-save it with "
-        "torch.save(model.state_dict(), FILE)"
-    )
+def _is_whole(array: np.ndarray) -> bool:
+    """Whether `array` is all of memory that numpy holds, and no part of a file."""
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    return root.flags.owndata and root.nbytes == array.nbytes
 
 
 def _current_names(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     if not arrays:
         raise ValueError(f"{path} holds no tensors")
-    prefix = "module." if all(name.startswith("module.") for name in arrays) else ""
     # torchvision's DenseNet files are older than its DenseNet: `norm.1` is `norm1` now.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
-    names = {old.sub(r"\1", name.removeprefix(prefix)): name for name in arrays}
+    names = {old.sub(r"\1", name): name for name in arrays}
     if len(names) < len(arrays):
         raise ValueError(f"{path} holds a tensor under both its old and its new name")
     return {new: arrays[name] for new, name in names.items()}

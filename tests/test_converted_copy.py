@@ -1,4 +1,4 @@
-"""The converted copy of a weight file: verified, made once, torch needed once."""
+"""The converted copy of a weight file: verified, and made once."""
 
 import hashlib
 import io
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from converters import download, weights
+from converters.torch_file import write_torch
 from tests.weights_server import (  # noqa: F401  fixtures among them
     BODY,
     ROW,
@@ -93,13 +94,11 @@ def torch_row(server, monkeypatch):
 
 
 @pytest.mark.torch
-def test_torch_is_needed_once(server, torch_row, monkeypatch):
+def test_the_file_is_needed_once(server, torch_row):
     expected = arrays() | {"half": np.ones(3, np.float32)}
     loaded, row = download.imagenet_state_dict("tiny")
     assert row == torch_row
     assert_same(loaded, expected)
-    monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` fail
-    monkeypatch.setattr(weights, "has_torch", lambda: False)
     (download.cache_folder() / row.file).unlink()
     assert download.is_cached(row)
     assert_same(download.imagenet_state_dict("tiny", which="v1")[0], expected)
@@ -136,10 +135,12 @@ def test_torchs_cache_is_enough_without_network(server, torch_row, monkeypatch):
     assert server.requests == []
 
 
-def test_missing_torch_is_said_before_a_download(served, monkeypatch):
-    monkeypatch.setattr(weights, "TABLE", (ROW,))
-    monkeypatch.setattr(weights, "has_torch", lambda: False)
-    with pytest.raises(download.WeightsError, match=r"jaxvision\[torch\]"):
-        download.imagenet_state_dict("tiny")
-    assert served.requests == []
-    assert not download.is_cached(ROW)
+def test_a_download_is_converted_without_torch(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` fail
+    write_torch(tmp_path / "tiny.pth", arrays())
+    body = (tmp_path / "tiny.pth").read_bytes()
+    row = make_row(body)
+    server.bodies[row.file] = body
+    monkeypatch.setattr(weights, "TABLE", (row,))
+    assert_same(download.imagenet_state_dict("tiny")[0], arrays())
+    assert_same(download.read_params(row), arrays())

@@ -1,5 +1,7 @@
 """`python -m converters`: what it prints, writes and refuses."""
 
+import sys
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -52,6 +54,20 @@ def test_export_loads_strictly_in_torchvision(bundle, tmp_path, suffix):
         np.testing.assert_array_equal(tensor.numpy(), ours[name])
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_no_command_needs_torch(bundle, tmp_path, monkeypatch, suffix, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` fail
+    exported, converted = tmp_path / "exported.pth", tmp_path / f"converted{suffix}"
+    main(["export", str(bundle), "--to", str(exported)])
+    main(["convert", str(exported), "--to", str(converted)])
+    assert f"{converted}: 122 tensors" in capsys.readouterr().out
+    ours = load_state_dict(bundle / "model.safetensors")
+    theirs = load_state_dict(converted)
+    assert theirs.keys() == ours.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(theirs[name], array, strict=True)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -60,6 +76,8 @@ def test_export_loads_strictly_in_torchvision(bundle, tmp_path, suffix):
         (["export", "nonsense", "--to", "x.pth"], "unknown backbone"),
         (["export", "resnet18", "--to", "x.onnx"], "a .pth or a .safetensors"),
         (["verify", "vgg99"], "did you mean vgg"),
+        (["convert", "none.pth", "--to", "x.pth"], "none.pth does not exist"),
+        (["convert", "none.pth", "--to", "x.onnx"], "a .pth or a .safetensors"),
     ],
 )
 def test_wrong_call_is_one_line_and_exit_code_2(capsys, argv, message):

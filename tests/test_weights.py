@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from converters import weights
+from converters.torch_file import write_torch
 from converters.torchvision_import import import_torchvision
 from jaxvision.models import names as our_names
 
@@ -299,12 +300,25 @@ def test_safetensors_damage_is_named(tmp_path):
     assert "unsupported type C64" in failure(path)
 
 
-def test_missing_torch_is_named(tmp_path, monkeypatch):
+def test_pth_needs_no_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` fail
+    write_torch(tmp_path / "weights.pth", arrays())
+    assert_same(weights.load_state_dict(tmp_path / "weights.pth"), arrays())
+
+
+@pytest.mark.parametrize("end", [".PTH", ".bin", ".ckpt", ".pth.tar", ".pt"])
+def test_checkpoints_have_many_endings(tmp_path, end):
+    write_torch(tmp_path / f"weights{end}", arrays())
+    assert_same(weights.load_state_dict(tmp_path / f"weights{end}"), arrays())
+
+
+def test_loaded_arrays_outlive_the_file(tmp_path):
     path = tmp_path / "weights.pth"
-    path.write_bytes(b"PK\x03\x04")
-    monkeypatch.setattr(weights, "has_torch", lambda: False)
-    with pytest.raises(ModuleNotFoundError, match=r"jaxvision\[torch\]"):
-        weights.load_state_dict(path)
+    write_torch(path, arrays())
+    loaded = weights.load_state_dict(path)
+    path.write_bytes(b"")
+    assert_same(loaded, arrays())
+    assert all(x.flags.owndata and x.flags.writeable for x in loaded.values())
 
 
 @pytest.mark.torch
