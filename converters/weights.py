@@ -1,7 +1,6 @@
 """torchvision's ImageNet weights: what there is, and reading a file of weights."""
 
 import difflib
-import importlib.util
 import math
 import re
 from dataclasses import dataclass
@@ -227,11 +226,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
         raise ValueError(
             f"{path} is damaged or no safetensors file ({error}): get it again"
         ) from None
-
-
-def has_torch() -> bool:
-    """Whether torch is installed, without importing it; reading weights needs none."""
-    return importlib.util.find_spec("torch") is not None
 
 
 def _upcast(array: np.ndarray) -> np.ndarray:

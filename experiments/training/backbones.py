@@ -18,7 +18,8 @@ from jaxvision import models
 from jaxvision.preprocess import Preprocessing
 
 RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
-FILES = (".pth", ".pt", ".safetensors")
+FILES = ".pth, .pt or .safetensors"
+"""What `--weights` takes besides, in words; see `weights.is_file_name`."""
 
 
 class Weights(NamedTuple):
@@ -60,24 +61,20 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
 
     Raises:
       UsageError: there are no such weights, or the file does not hold weights.
-      RunError: the weights could not be fetched, or torch is missing to read them.
+      RunError: the weights could not be fetched.
     """
     if which == "random":
         return Weights(None, Preprocessing(), "random weights")
-    if Path(which).suffix in FILES:
+    if weights.is_file_name(which):
         try:
             arrays = weights.load_state_dict(Path(which).expanduser())
-        except ModuleNotFoundError as error:
-            raise RunError(str(error)) from error
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
         return Weights(arrays, Preprocessing(), Path(which).name)
     try:
         row = weights.find(name, which=which)
     except ValueError as error:
-        raise UsageError(
-            f"--weights: {error}; or random, or a {', '.join(FILES)} file"
-        ) from error
+        raise UsageError(f"--weights: {error}; or random, or a {FILES} file") from error
     try:
         title = f"fetching {row.file}"
         size = math.ceil(row.mib * 2**20)
@@ -87,7 +84,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
                 which=row.version,
                 progress=lambda done, total: show(title, done, total or size, ""),
             )
-    except (download.WeightsError, ModuleNotFoundError) as error:
+    except download.WeightsError as error:
         raise RunError(str(error)) from error
     return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
 
@@ -96,8 +93,6 @@ def _lack(row: weights.Row) -> str:
     """What is missing to have the weights of `row` here; nothing, an empty text."""
     if download.is_cached(row):
         return ""
-    if not weights.has_torch():
-        return "ImageNet weights are not cached, and converting them needs torch"
     if not download.reachable(row=row):
         return "ImageNet weights are neither cached nor reachable"
     return ""

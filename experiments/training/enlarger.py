@@ -17,7 +17,7 @@ from converters.bundle import save_bundle
 from converters.from_torch import ConversionError, convert
 from experiments.command import limits
 from experiments.command.limits import at_least, limited
-from experiments.command.options import RunError, UsageError
+from experiments.command.options import UsageError
 from experiments.inference.enlarger import MOST_DB
 from experiments.training.perceptual import make_loss
 from experiments.training.recipe import Recipe
@@ -177,7 +177,6 @@ def build(name: str, path: Path | None, *, seed: int, is_begun: bool = False) ->
 
     Raises:
       UsageError: the file of `--init-from` does not hold this network.
-      RunError: torch is missing to read it.
     """
     source = "random weights" if path is None else f"weights of {path}"
     if path is None or is_begun:
@@ -194,15 +193,13 @@ def build(name: str, path: Path | None, *, seed: int, is_begun: bool = False) ->
             )
         model = convert(models.abstract(name), arrays)
         return Start(name, model, Preprocessing(), source)
-    except ModuleNotFoundError as error:
-        raise RunError(str(error)) from error
     except (ValueError, ConversionError) as error:
         raise UsageError(f"--init-from: {error}") from error
 
 
 def _architecture(file: Path) -> str | None:
     """The network of a `model.safetensors`; none, where the file does not say."""
-    if file.suffix != ".safetensors":
+    if file.suffix.lower() != ".safetensors":
         return None
     return weights.read_safetensors(file)[1].get("architecture")
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from converters import weights
 from converters.from_torch import ConversionError
 from converters.perceptual import vgg16_params
 from experiments.command.console import Console
@@ -32,12 +32,10 @@ def open_perceptual(vgg: str, layers: Sequence[str], *, console: Console) -> Per
 
     Raises:
       UsageError: there is no such layer, or the file lacks what a layer needs.
-      RunError: the weights could not be fetched, or torch is missing to read them.
+      RunError: the weights could not be fetched.
     """
-    if vgg != "imagenet" and Path(vgg).suffix not in FILES:
-        raise UsageError(
-            f"--vgg {vgg!r}: give imagenet, or a file ({', '.join(FILES)})"
-        )
+    if vgg != "imagenet" and not weights.is_file_name(vgg):
+        raise UsageError(f"--vgg {vgg!r}: give imagenet, or a {FILES} file")
     try:
         for layer in layers:
             perceptual.node(layer)
