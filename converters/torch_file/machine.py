@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable
 from mmap import mmap
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from converters.torch_file.errors import Damage, Refusal, quoted
 
@@ -13,6 +13,7 @@ BUDGET = 2_000_000
 _LONGEST_NAME = 200
 
 
+@runtime_checkable
 class Names(Protocol):
     """What the names in a file's pickles mean."""
 
