@@ -58,8 +58,8 @@ def test_export_loads_strictly_in_torchvision(bundle, tmp_path, suffix):
 def test_no_command_needs_torch(bundle, tmp_path, monkeypatch, suffix, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)  # makes `import torch` fail
     exported, converted = tmp_path / "exported.pth", tmp_path / f"converted{suffix}"
-    main(["export", str(bundle), "--to", str(exported)])
-    main(["convert", str(exported), "--to", str(converted)])
+    main(argv=["export", str(bundle), "--to", str(exported)])
+    main(argv=["convert", str(exported), "--to", str(converted)])
     assert f"{converted}: 122 tensors" in capsys.readouterr().out
     ours = load_state_dict(bundle / "model.safetensors")
     theirs = load_state_dict(converted)
@@ -82,7 +82,7 @@ def test_no_command_needs_torch(bundle, tmp_path, monkeypatch, suffix, capsys):
 )
 def test_wrong_call_is_one_line_and_exit_code_2(capsys, argv, message):
     with pytest.raises(SystemExit) as exit_info:
-        main(argv)
+        main(argv=argv)
     err = capsys.readouterr().err
     assert exit_info.value.code == 2
     assert message in err and err.count("\n") == 1
