@@ -6,11 +6,12 @@ python -m experiments.cifar10 --model cnn --data tfds:cifar10
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from tyro.conf import arg
 
 from experiments.command import limits
 from experiments.command.console import Console
@@ -34,7 +35,7 @@ from experiments.training.training import (
     dry_run,
 )
 from jaxvision import models
-from jaxvision.data import Dataset
+from jaxvision.data import Dataset, describe_kinds
 from jaxvision.functional import modules
 from jaxvision.models import cifar
 from jaxvision.optim import Optim
@@ -46,6 +47,7 @@ CIFAR10 = Preprocessing(
 )
 """The mean and deviation of the 50,000 training images' pixels, by channel."""
 
+DATA = f"{describe_kinds(labelled=True)}; images are brought to 32 pixels."
 CLASSIC = {
     "optim": {"lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"},
     "augment": "crop_flip",
@@ -89,9 +91,7 @@ class Subject:
     best_fcn, best_cnn or speed."""
     model: tuple[str, ...] = limited(("cnn",), limits.given)
     """Models to train and compare, or all."""
-    data: str = "tfds:cifar10"
-    """tfds:cifar10; or a .npz file with x_train, y_train, x_test, y_test; or a folder
-    of images, which are brought to 32 pixels."""
+    data: Annotated[str, arg(help=DATA)] = "tfds:cifar10"
     dropout: float | None = limited(None, limits.share)
     """Rate of the dropout layers; by default the model's own."""
 

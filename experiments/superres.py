@@ -7,6 +7,9 @@ python -m experiments.superres upscale RUN IMAGE... --output DIR
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from experiments import upscale
 from experiments.command import limits
@@ -39,10 +42,15 @@ from experiments.training.perceptual import (
 )
 from experiments.training.training import dry_run
 from jaxvision import checkpoint, models
+from jaxvision.data import describe_kinds
 from jaxvision.data.pieces import Pieces, Whole, open_benchmark, open_photos
 from jaxvision.models.srcnn import VARIANTS
 
 MODULE = "experiments.superres"
+DATA = (
+    f"{describe_kinds(labelled=False)}; the folder's train and test (or val) are the "
+    "two splits where it has both."
+)
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,7 @@ class Subject:
     model: str = "srcnn_955_residual"
     """srcnn_955 or srcnn_915; with _residual the layers compute what is added to the
     bicubic enlargement."""
-    data: str = "demo"
-    """demo; tfds:oxford_iiit_pet; a .npz file with x_train, x_test; or a folder of
-    photos, whose train and test (or val) are the two splits where it has both."""
+    data: Annotated[str, arg(help=DATA)] = "demo"
     init_from: Path | None = None
     """Start from the model of another run: its folder, or a .safetensors or .pth
     file."""

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from tyro.conf import arg
 
 from experiments.command import limits
 from experiments.command.console import Console
@@ -34,7 +36,7 @@ from experiments.training.last_layer import fit_head, frozen_prefixes, head_phas
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
-from jaxvision.data import Dataset
+from jaxvision.data import Dataset, describe_kinds
 from jaxvision.optim import Optim
 from jaxvision.preprocess import Preprocessing
 
@@ -77,9 +79,7 @@ class Subject:
     backbone: tuple[str, ...] = limited(("wide_resnet50_2",), limits.given)
     """torchvision's names, such as resnet18, or aliases, such as wrn50_2; all: one or
     two of each family."""
-    data: str = "demo"
-    """demo; a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg; or a
-    .npz file with x_train, y_train, x_test, y_test."""
+    data: Annotated[str, arg(help=f"{describe_kinds(labelled=True)}.")] = "demo"
     weights: str = "auto"
     """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
     with the demo photos and no network it is random, with a warning."""

@@ -8,5 +8,13 @@ super-resolution is trained on and judged by.
 from jaxvision.data.dataset import Dataset, Split, open_dataset
 from jaxvision.data.demo import demo_photos
 from jaxvision.data.reader import Progress
+from jaxvision.data.sources import describe_kinds
 
-__all__ = ["Dataset", "Progress", "Split", "demo_photos", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "Progress",
+    "Split",
+    "demo_photos",
+    "describe_kinds",
+    "open_dataset",
+]
