@@ -218,7 +218,7 @@ def test_several_threads_with_many_shapes(rounds):
     def work(offset):
         for i in [*range(rounds), *range(rounds)]:
             n = 1 + 4 * i + offset
-            x = np.full((1, 1, n, 1), n, np.float32)
+            x = jnp.asarray(np.full((1, 1, n, 1), n, np.float32))
             y = onednn._call("jaxvision_forward", x.shape, geometry, x, w)
             right.append(bool((np.asarray(y) == n).all()))
 

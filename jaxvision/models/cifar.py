@@ -16,6 +16,7 @@ from flax import nnx
 from jaxvision.models.init import Init, torch_default, zeros
 from jaxvision.models.layers import BatchNorm, Sequential, conv, flatten, max_pool
 from jaxvision.models.network import Network
+from jaxvision.typing import AnyArray, Float
 
 SHAPE = (32, 32, 3)
 """Height, width and channels of the images that all of these take."""
@@ -164,7 +165,9 @@ CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 """Of a 2x2 patch, in the order of a kernel's entries."""
 
 
-def whitening(images: np.ndarray, *, epsilon: float = 5e-4) -> np.ndarray:
+def whitening(
+    images: Float[AnyArray, "n h w c"], *, epsilon: float = 5e-4
+) -> Float[np.ndarray, "2 2 c 8*c"]:
     """The kernel that decorrelates 2x2 patches, for `FastCNN.whiten`.
 
     Its filters are the eigenvectors of the patches' covariance, each divided by the
