@@ -56,9 +56,9 @@ def balanced_weights(labels: Labels, *, num_classes: int) -> Float[Array, " clas
     the weight zero.
     """
     counts = jnp.bincount(labels, length=num_classes)
-    return jnp.where(
-        counts > 0, len(labels) / (num_classes * jnp.maximum(counts, 1)), 0
-    )
+    weights = len(labels) / (num_classes * jnp.maximum(counts, 1))
+    # Wider ones, as where JAX computes in 64 bits, would make the loss as wide.
+    return jnp.where(counts > 0, weights, 0).astype(jnp.float32)
 
 
 def classification(
