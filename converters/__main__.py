@@ -19,7 +19,8 @@ from safetensors.numpy import save_file
 
 from converters import download, verify, weights
 from converters.bundle import load_bundle
-from converters.to_torch import to_state_dict
+from converters.from_torch import without_optional
+from converters.to_torch import to_state_dict, torch_call
 from jaxvision import models
 from jaxvision.files import atomic_path, write_text
 from jaxvision.functional import functionalize
@@ -120,6 +121,7 @@ def export(command: Export) -> None:
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
         bundle = load_bundle(path)
+        call = torch_call(bundle.name, num_classes=len(bundle.classes))
         _, params, stats = functionalize(bundle.model)
         arrays = to_state_dict(bundle.model, params, stats)
     elif path.name == "model.safetensors" or len(path.parts) > 1:
@@ -127,6 +129,9 @@ def export(command: Export) -> None:
     else:
         name = models.variant(command.source).name
         arrays, _ = download.imagenet_state_dict(name)
+        # Such as the network that the call builds has.
+        arrays = without_optional(models.abstract(name), arrays)
+        call = torch_call(name, num_classes=1000)
     with atomic_path(command.to) as temporary:
         if suffix == ".safetensors":
             save_file(arrays, temporary, metadata={"format": "pt"})
@@ -134,7 +139,7 @@ def export(command: Export) -> None:
             import torch
 
             torch.save({k: torch.tensor(v) for k, v in arrays.items()}, temporary)
-    print(f"{command.to}: {len(arrays)} tensors")
+    print(f"{command.to}: {len(arrays)} tensors" + (call and f" for {call}"))
 
 
 def run_verify(command: Verify) -> None:
