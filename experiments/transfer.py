@@ -19,6 +19,7 @@ from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
 from experiments.training.backbones import (
     build,
+    check_backbones,
     choose_weights,
     common_weights,
     scaled,
@@ -250,10 +251,17 @@ def main(config: Config) -> dict[str, float]:
             ready = prepare(cell, opened, console=console)
             numbers = dry_run(ready.classifier.training, ready.start.model, console)
         return numbers
-    # What is wrong with the first run is said before there is a folder.
+    # What is wrong with any of the runs is said before there is a folder.
     waiting = []
     if config.resume is None:
         waiting.append(prepare(cells[0], opened, console=console))
+        check_backbones(
+            [cell.chosen["backbone"] for cell in cells[1:]],
+            config.weights,
+            num_classes=len(waiting[0].dataset.classes),
+            size=config.image_size or 224,
+            console=console,
+        )
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
     else:

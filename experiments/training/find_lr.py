@@ -44,8 +44,8 @@ def find_lr(
 ) -> dict[str, float]:
     """Trains at ever larger rates and writes `lr.csv` and `lr.png`.
 
-    The rate it suggests is where the loss falls fastest, averaged over some steps; where
-    it does not fall by more than it differs from batch to batch, it suggests none.
+    The rate it suggests is where the loss falls fastest, averaged over some steps;
+    where it falls by no more than it differs from batch to batch, it suggests none.
     Reference: Smith, 2015, arXiv:1506.01186.
 
     Args:
@@ -96,8 +96,8 @@ def find_lr(
     if suggested is None:
         console.say(
             "no learning rate to suggest: over so few steps the loss falls by no more "
-            f"than it differs from batch to batch; see {folder / 'lr.png'}. Try a larger "
-            "--batch-size",
+            f"than it differs from batch to batch; see {folder / 'lr.png'}. Try a "
+            "larger --batch-size",
             style="bold yellow",
         )
         return {}
