@@ -3,7 +3,7 @@
 python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -209,6 +209,21 @@ def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
     return Ready(start, dataset, recipe, classifier)
 
 
+def _check_others(
+    cells: Sequence[grid.Cell], first: Ready, *, console: Console
+) -> None:
+    """Raises UsageError for what runs after the first would fail by."""
+    if cells:
+        config: Config = cells[0].config
+        check_backbones(
+            [cell.chosen["backbone"] for cell in cells],
+            config.weights,
+            num_classes=len(first.dataset.classes),
+            size=config.image_size or 224,
+            console=console,
+        )
+
+
 def train_head(ready: Ready, epochs: int, *, console: Console) -> None:
     """Trains the last layer alone for so many epochs, into the model of `ready`."""
     start, dataset, recipe, _ = ready
@@ -255,13 +270,7 @@ def main(config: Config) -> dict[str, float]:
     waiting = []
     if config.resume is None:
         waiting.append(prepare(cells[0], opened, console=console))
-        check_backbones(
-            [cell.chosen["backbone"] for cell in cells[1:]],
-            config.weights,
-            num_classes=len(waiting[0].dataset.classes),
-            size=config.image_size or 224,
-            console=console,
-        )
+        _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
     else:

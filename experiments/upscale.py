@@ -169,7 +169,9 @@ def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     hidden = alpha == 0
     if hidden.all() or not hidden.any():
         return pixels
-    _, nearest = ndimage.distance_transform_edt(hidden, return_indices=True)
+    nearest: Any = ndimage.distance_transform_edt(
+        hidden, return_distances=False, return_indices=True
+    )
     return pixels[tuple(nearest)]
 
 
