@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 
 from converters import download, verify, weights
 from converters.bundle import load_bundle
-from converters.to_torch import to_state_dict
+from converters.from_torch import without_optional
+from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
 from jaxvision import models
 from jaxvision.files import atomic_path, write_text
@@ -131,6 +132,7 @@ def export(command: Export) -> None:
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
         bundle = load_bundle(path)
+        call = torch_call(bundle.name, num_classes=len(bundle.classes))
         _, params, stats = functionalize(bundle.model)
         arrays = to_state_dict(bundle.model, params, stats)
     elif path.name == "model.safetensors" or len(path.parts) > 1:
@@ -138,7 +140,10 @@ def export(command: Export) -> None:
     else:
         name = models.variant(command.source).name
         arrays, _ = download.imagenet_state_dict(name)
-    _write(command.to, arrays)
+        # Such as the network that the call builds has.
+        arrays = without_optional(models.abstract(name), arrays)
+        call = torch_call(name, num_classes=1000)
+    _write(command.to, arrays, note=call and f" for {call}")
 
 
 def convert(command: Convert) -> None:
@@ -152,13 +157,13 @@ def _check_target(path: Path) -> None:
         raise ValueError(f"--to {path}: a .pth or a .safetensors file is written")
 
 
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def _write(path: Path, arrays: dict[str, np.ndarray], *, note: str = "") -> None:
     if path.suffix == ".pth":
         write_torch(path, arrays)
     else:
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, metadata={"format": "pt"})
-    print(f"{path}: {len(arrays)} tensors")
+    print(f"{path}: {len(arrays)} tensors{note}")
 
 
 def run_verify(command: Verify) -> None:

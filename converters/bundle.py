@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flax import nnx
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from converters.from_torch import convert
@@ -71,3 +72,17 @@ def load_bundle(path: str | Path) -> Bundle:
     values |= {key: tuple(values[key]) for key in ("mean", "std")}
     model = convert(models.abstract(name, num_classes=len(classes)), arrays)
     return Bundle(name, model, classes, Preprocessing(**values))
+
+
+def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
+    """The architecture and the classes of a model file, whose tensors stay unread.
+
+    Raises:
+      ValueError: the file is damaged, or not one of ours.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+        return metadata["architecture"], tuple(json.loads(metadata["classes"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not the model.safetensors of a run") from error

@@ -23,7 +23,8 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
         become float32, float64 stays.
 
     Raises:
-      ConversionError: a tensor is missing, left over or has another shape.
+      ConversionError: a tensor is missing, left over or has another shape, or holds NaN
+        or infinity.
     """
     tensors = {
         name: array
@@ -51,8 +52,20 @@ def convert(model: nnx.Module, state_dict: Mapping[str, np.ndarray]) -> nnx.Modu
                 if names
             )
         )
+    _check_finite({leaf.torch_name: filled[leaf.path] for leaf in leaves(model)})
     fill(model, filled)
     return model
+
+
+def _check_finite(tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises ConversionError with what no training and no answer can come of."""
+    faults = [
+        f"{name} holds {'NaN' if np.isnan(array).any() else 'infinity'}"
+        for name, array in tensors.items()
+        if not np.isfinite(array).all()
+    ]
+    if faults:
+        raise ConversionError(f"the weights are not finite: {_listed(faults)}")
 
 
 def without_optional(

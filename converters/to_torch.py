@@ -4,6 +4,7 @@ import numpy as np
 from flax import nnx
 
 from converters.rules import batch_norms, leaves
+from jaxvision import models
 from jaxvision.typing import Tree
 
 
@@ -26,3 +27,21 @@ def to_state_dict(
     for path in batch_norms(model):
         tensors[f"{path}.num_batches_tracked"] = np.zeros((), np.int64)
     return tensors
+
+
+def torch_call(name: str, *, num_classes: int) -> str:
+    """The call that builds the same network in torchvision, as Python has it.
+
+    The tensors alone do not make it: GoogLeNet computes something else of its images,
+    and has further tensors, unless it is built as ours is. Empty where torchvision has
+    no such network.
+
+    Raises:
+      ValueError: nor has anybody else.
+    """
+    if models.variant(name).task != "imagenet":
+        return ""
+    stated = models.abstract(name).torch_options
+    options = {"num_classes": num_classes, **stated}
+    words = ", ".join(f"{option}={value!r}" for option, value in options.items())
+    return f"torchvision.models.{name}({words})"

@@ -3,7 +3,7 @@
 python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
 from experiments.training.backbones import (
     build,
+    check_backbones,
     choose_weights,
     common_weights,
     scaled,
@@ -208,6 +209,21 @@ def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
     return Ready(start, dataset, recipe, classifier)
 
 
+def _check_others(
+    cells: Sequence[grid.Cell], first: Ready, *, console: Console
+) -> None:
+    """Raises UsageError for what runs after the first would fail by."""
+    if cells:
+        config: Config = cells[0].config
+        check_backbones(
+            [cell.chosen["backbone"] for cell in cells],
+            config.weights,
+            num_classes=len(first.dataset.classes),
+            size=config.image_size or 224,
+            console=console,
+        )
+
+
 def train_head(ready: Ready, epochs: int, *, console: Console) -> None:
     """Trains the last layer alone for so many epochs, into the model of `ready`."""
     start, dataset, recipe, _ = ready
@@ -250,10 +266,11 @@ def main(config: Config) -> dict[str, float]:
             ready = prepare(cell, opened, console=console)
             numbers = dry_run(ready.classifier.training, ready.start.model, console)
         return numbers
-    # What is wrong with the first run is said before there is a folder.
+    # What is wrong with any of the runs is said before there is a folder.
     waiting = []
     if config.resume is None:
         waiting.append(prepare(cells[0], opened, console=console))
+        _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
     else:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
@@ -70,8 +71,9 @@ class Config:
 class Picture(NamedTuple):
     """An image file, upright.
 
-    `pixels` is uint8 RGB, of a grey image three times the same; `alpha` its
-    transparency; `form` the mode to write; `notes` what of the file is not kept.
+    `pixels` is uint8 RGB, of a grey image three times the same, where it is transparent
+    the nearest colour that shows; `alpha` its transparency; `form` the mode to write;
+    `notes` what of the file is not kept.
     """
 
     pixels: np.ndarray
@@ -153,7 +155,24 @@ def read_picture(path: Path) -> Picture:
         form = "LA"
     image = image.convert(form)
     alpha = image.getchannel("A") if form.endswith("A") else None
-    return Picture(np.asarray(image.convert("RGB")), alpha, form, profile, notes)
+    pixels = np.asarray(image.convert("RGB"))
+    if alpha is not None:
+        pixels = spread_visible(pixels, np.asarray(alpha))
+    return Picture(pixels, alpha, form, profile, notes)
+
+
+def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """`(h, w, 3)`, what cannot be seen as the nearest pixel that can.
+
+    Whatever colour a program left there, black mostly, would become part of the edges.
+    """
+    hidden = alpha == 0
+    if hidden.all() or not hidden.any():
+        return pixels
+    nearest: Any = ndimage.distance_transform_edt(
+        hidden, return_distances=False, return_indices=True
+    )
+    return pixels[tuple(nearest)]
 
 
 def _upright(image: Image.Image) -> Image.Image:

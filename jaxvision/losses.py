@@ -1,5 +1,8 @@
 """Losses as pure functions of arrays."""
 
+from dataclasses import dataclass, replace
+from typing import Self
+
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +17,7 @@ def cross_entropy(
     *,
     class_weights: Float[Array, " classes"] | None = None,
     label_smoothing: float = 0.0,
+    total_weight: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """Mean cross-entropy in nats, `torch.nn.functional.cross_entropy` to the rounding.
 
@@ -24,6 +28,8 @@ def cross_entropy(
       class_weights: one factor a class. The mean over class indices is then weighted;
         that over rows of shares is not, as in torch.
       label_smoothing: the share of each target spread over all classes, in [0, 1].
+      total_weight: what the sum over class indices is divided by; by default the sum of
+        their own weights. For parts of a batch whose mean is to be the whole batch's.
 
     Reference: Szegedy et al., 2015, arXiv:1512.00567, section 7, for the smoothing.
     """
@@ -40,7 +46,7 @@ def cross_entropy(
     hard = -picked * chosen
     smooth = -(log_probs * weights[None]).sum(-1)
     loss = (1 - label_smoothing) * hard + label_smoothing / classes * smooth
-    return loss.sum() / chosen.sum()
+    return loss.sum() / (chosen.sum() if total_weight is None else total_weight)
 
 
 def balanced_weights(labels: Labels, *, num_classes: int) -> Float[Array, " classes"]:
@@ -50,9 +56,9 @@ def balanced_weights(labels: Labels, *, num_classes: int) -> Float[Array, " clas
     the weight zero.
     """
     counts = jnp.bincount(labels, length=num_classes)
-    return jnp.where(
-        counts > 0, len(labels) / (num_classes * jnp.maximum(counts, 1)), 0
-    )
+    weights = len(labels) / (num_classes * jnp.maximum(counts, 1))
+    # Wider ones, as where JAX computes in 64 bits, would make the loss as wide.
+    return jnp.where(counts > 0, weights, 0).astype(jnp.float32)
 
 
 def classification(
@@ -66,14 +72,38 @@ def classification(
     place of the labels. The metrics are `loss` and `accuracy`, means over the batch; of
     a mixed image the label with the largest share is the right one.
     """
+    return _Classification(class_weights, label_smoothing)
 
-    def loss_fn(out: Array, batch: Batch) -> tuple[Array, Metrics]:
-        targets = batch.get("target", batch["label"])
+
+@dataclass(frozen=True)
+class _Classification:
+    """See `classification`; a `WeightedLoss`."""
+
+    class_weights: Array | None
+    label_smoothing: float
+    total_weight: Array | None = None
+
+    def __call__(self, out: Array, batch: Batch) -> tuple[Array, Metrics]:
+        targets = _targets(batch)
         loss = cross_entropy(
-            out, targets, class_weights=class_weights, label_smoothing=label_smoothing
+            out,
+            targets,
+            class_weights=self.class_weights,
+            label_smoothing=self.label_smoothing,
+            total_weight=self.total_weight,
         )
         labels = targets.argmax(-1) if targets.ndim == 2 else targets
         accuracy = (out.argmax(-1) == labels).mean(dtype=loss.dtype)
         return loss, {"loss": loss, "accuracy": accuracy}
 
-    return loss_fn
+    def of_part(self, whole: Batch, *, parts: int) -> Self:
+        targets = _targets(whole)
+        # Without weights, and over rows of shares, the mean is a plain one.
+        if self.class_weights is None or targets.ndim == 2:
+            return self
+        total = self.class_weights[targets].sum() / parts
+        return replace(self, total_weight=total)
+
+
+def _targets(batch: Batch) -> Labels | Targets:
+    return batch.get("target", batch["label"])

@@ -207,9 +207,12 @@ def crop(
         border = (padding, padding)
         images = jnp.pad(images, ((0, 0), border, border, (0, 0)))
     shape = (size, size, images.shape[3])
-    return jax.vmap(lambda image, i, j: jax.lax.dynamic_slice(image, (i, j, 0), shape))(
-        images, top, left
-    )
+
+    def cut(image, i, j):
+        # All of one type: a plain 0 is an int64 where JAX computes in 64 bits.
+        return jax.lax.dynamic_slice(image, (i, j, jnp.zeros_like(i)), shape)
+
+    return jax.vmap(cut)(images, top, left)
 
 
 def resized_crop(

@@ -12,7 +12,16 @@ from einops import rearrange
 from jax.sharding import Mesh
 
 from jaxvision import optim, parallel
-from jaxvision.typing import Apply, Array, Batch, LossFn, Metrics, Transform, Tree
+from jaxvision.typing import (
+    Apply,
+    Array,
+    Batch,
+    LossFn,
+    Metrics,
+    Transform,
+    Tree,
+    WeightedLoss,
+)
 
 
 # Unchecked: JAX rebuilds it with other things than arrays in their places.
@@ -100,7 +109,8 @@ def make_train_step(
       ema: decay of the exponential moving average of parameters and statistics, in
         [0, 1); 0 keeps none.
       accumulate: parts of the batch that are computed one after the other, for less
-        memory; their gradients are averaged. BatchNorm normalises each part by itself.
+        memory. Loss, metrics and gradients are the whole batch's, of a `WeightedLoss`
+        too; BatchNorm normalises each part by itself.
 
     The key is folded with `state.step`, so that one key serves a whole run.
 
@@ -112,11 +122,13 @@ def make_train_step(
         trained, fixed = optim.split_frozen(state.params, frozen)
         key = jax.random.fold_in(key, state.step)
 
+        part_loss = _loss_of_part(loss_fn, batch, accumulate)
+
         def gradients(stats: Tree, batch: Batch, key: Array):
             def objective(trained: Tree):
                 params = optim.join(trained, fixed)
                 out, moved = apply(params, stats, batch["image"], key=key)
-                loss, metrics = loss_fn(out, batch)
+                loss, metrics = part_loss(out, batch)
                 return loss, (moved, metrics)
 
             grads, (moved, metrics) = jax.grad(objective, has_aux=True)(trained)
@@ -137,6 +149,13 @@ def make_train_step(
         return TrainState(state.step + 1, params, stats, opt_state, average), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _loss_of_part(loss_fn: LossFn, batch: Batch, count: int) -> LossFn:
+    """What one of `count` parts of the batch adds to the mean over all of it."""
+    if count > 1 and isinstance(loss_fn, WeightedLoss):
+        return loss_fn.of_part(batch, parts=count)
+    return loss_fn
 
 
 def _parts(batch: Batch, count: int) -> Batch:

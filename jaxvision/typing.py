@@ -1,7 +1,7 @@
 """The array types that the public functions speak of."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -27,6 +27,23 @@ Apply = Callable[..., tuple[Array, Tree]]
 Forward = Callable[[Any, Any], Any]
 """`forward(net, images) -> out`, in place of `net(images)`; `net` is thrown away."""
 LossFn = Callable[[Array, Batch], tuple[Array, Metrics]]
+"""`loss_fn(out, batch) -> (loss, metrics)`, means over the images of the batch."""
+
+
+@runtime_checkable
+class WeightedLoss(Protocol):
+    """A loss function whose mean is weighted: that of parts is not the whole batch's.
+
+    Any other `LossFn` gives plain means, which equal parts may average.
+    """
+
+    def __call__(self, out: Array, batch: Batch) -> tuple[Array, Metrics]: ...
+
+    def of_part(self, whole: Batch, *, parts: int) -> Self:
+        """That of one of `parts` equal parts: their plain mean is that of `whole`."""
+        ...
+
+
 __all__ = [
     "AnyArray",
     "Apply",
@@ -47,4 +64,5 @@ __all__ = [
     "Transform",
     "Tree",
     "UInt8",
+    "WeightedLoss",
 ]

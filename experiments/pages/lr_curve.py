@@ -9,13 +9,13 @@ from experiments.pages.canvas import INK, LINE, QUIET, TRAIN, save
 
 
 def lr_curve(
-    rows: Sequence[dict[str, float]], suggested: float, path: str | Path
+    rows: Sequence[dict[str, float]], suggested: float | None, path: str | Path
 ) -> None:
     """Draws the loss over the learning rate, and where the suggested one lies.
 
     Args:
       rows: `learning_rate`, `loss` of that step, and `average` over some steps.
-      suggested: a learning rate.
+      suggested: a learning rate, or none.
       path: the PNG file.
     """
     rates = [row["learning_rate"] for row in rows]
@@ -23,16 +23,17 @@ def lr_curve(
     axis = figure.subplots()
     axis.plot(rates, [row["loss"] for row in rows], color=LINE, linewidth=1)
     axis.plot(rates, [row["average"] for row in rows], color=TRAIN, linewidth=2)
-    axis.axvline(suggested, color=QUIET, linewidth=1, linestyle="--")
-    axis.annotate(
-        f"{suggested:.1e}",
-        (suggested, 0.97),
-        xycoords=("data", "axes fraction"),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="top",
-        color=INK,
-    )
+    if suggested is not None:
+        axis.axvline(suggested, color=QUIET, linewidth=1, linestyle="--")
+        axis.annotate(
+            f"{suggested:.1e}",
+            (suggested, 0.97),
+            xycoords=("data", "axes fraction"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="top",
+            color=INK,
+        )
     axis.set_xscale("log")
     axis.set_title("Loss by learning rate", loc="left", fontsize=11, color=INK)
     axis.set_xlabel("learning rate", color=QUIET)

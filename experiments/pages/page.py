@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
+from converters.bundle import read_labels
+from converters.to_torch import torch_call
 from experiments.pages import analysis_page, plots
 from experiments.pages import history as curves_of
 from experiments.pages.findings import Findings
@@ -116,17 +118,26 @@ def write_report(
 
 
 def model_commands(folder: str | Path) -> dict[str, str]:
-    """How a run's model is used from PyTorch: sentence -> command."""
+    """How a run's model is used from PyTorch: sentence -> command.
+
+    Without a model in the folder, or one that torchvision has, there is less to say.
+    """
     weights = Path(folder) / "model.safetensors"
-    return {
+    commands = {
         "Write the model as a PyTorch checkpoint, with torchvision's names": (
             f"python -m converters export {shlex.quote(str(folder))} --to model.pth"
-        ),
-        "Or load the weights into a torchvision model with as many classes": (
-            "from safetensors.torch import load_file\n"
-            f"model.load_state_dict(load_file({str(weights)!r}), strict=True)"
-        ),
+        )
     }
+    name, classes = read_labels(weights) if weights.is_file() else ("", ())
+    call = name and torch_call(name, num_classes=len(classes))
+    if call:
+        commands["Or load the weights into the same network of torchvision's"] = (
+            "import torchvision\n"
+            "from safetensors.torch import load_file\n"
+            f"model = {call}\n"
+            f"model.load_state_dict(load_file({str(weights)!r}), strict=True)"
+        )
+    return commands
 
 
 def _headline(history: History) -> dict[str, Any]:

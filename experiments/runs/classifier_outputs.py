@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 
 from converters.bundle import Bundle
+from converters.to_torch import torch_call
 from experiments.command.console import Console
 from experiments.inference.classifier import explainer
 from experiments.pages import plots
@@ -59,9 +60,11 @@ def write_outputs(
         console.say(line)
     for note in about.notes:
         console.say(f"WARNING: {note}", style="bold yellow")
+    call = torch_call(bundle.name, num_classes=len(bundle.classes))
     console.say(
         f"{kept}: accuracy {evaluation.accuracy:.2%}, macro F1 "
         f"{evaluation.macro_f1:.3f}, {len(evaluation)} validation images; see {page}"
+        + (call and f"; in PyTorch it is {call}")
     )
     return numbers(evaluation)
 

@@ -71,10 +71,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
         return Weights(arrays, Preprocessing(), Path(which).name)
-    try:
-        row = weights.find(name, which=which)
-    except ValueError as error:
-        raise UsageError(f"--weights: {error}; or random, or a {FILES} file") from error
+    row = _find(name, which)
     try:
         title = f"fetching {row.file}"
         size = math.ceil(row.mib * 2**20)
@@ -138,6 +135,49 @@ def build(
         return Start(name, convert(model, arrays), preprocessing, source)
     except ConversionError as error:
         raise UsageError(f"--weights: {error}") from error
+
+
+def check_backbones(
+    names: Sequence[str],
+    which: str,
+    *,
+    num_classes: int,
+    size: int,
+    console: Console,
+) -> None:
+    """Says before the first of several runs what another would fail by, hours later.
+
+    Args:
+      names: their backbones.
+      which: `--weights`.
+      num_classes: width of the last layers.
+      size: side of the crops.
+      console: shows progress.
+
+    Raises:
+      UsageError: the weights or the size do not suit one of them.
+    """
+    for name in dict.fromkeys(names):
+        smallest = models.abstract(name).smallest
+        if size < smallest:
+            raise UsageError(
+                f"--image-size {size}: {name} takes images of {smallest} pixels or more"
+            )
+        if weights.is_file_name(which):
+            chosen = choose_weights(name, which, console=console)
+            try:
+                build(name, chosen, num_classes=num_classes, size=size, seed=0)
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}") from error
+        elif which != "random":
+            _find(name, which)
+
+
+def _find(name: str, which: str) -> weights.Row:
+    try:
+        return weights.find(name, which=which)
+    except ValueError as error:
+        raise UsageError(f"--weights: {error}; or random, or a {FILES} file") from error
 
 
 def scaled(preprocessing: Preprocessing, size: int) -> Preprocessing:

@@ -295,5 +295,6 @@ def _diverged(checkpoints: Path, epoch: int, step: int) -> str:
     )
     return (
         f"loss or weights are no longer finite by step {step} of epoch {epoch + 1}; "
-        f"{where}. Try a smaller --optim.lr, --optim.clip 1 or --optim.warmup-epochs 1"
+        f"{where}. Start a new run with a smaller --optim.lr, --optim.clip 1 or "
+        "--optim.warmup-epochs 1: --resume goes on by the run's own options"
     )

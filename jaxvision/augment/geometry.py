@@ -79,13 +79,17 @@ def _warp(interpolation, image, angle, translate, scale, shear):
 @partial(jax.jit, static_argnames="p")
 def random_horizontal_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Images:
     """Each image mirrored left to right with probability `p`."""
-    return horizontal_flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+    return horizontal_flip(
+        images, jax.random.bernoulli(key, jnp.float32(p), images.shape[:1])
+    )
 
 
 @partial(jax.jit, static_argnames="p")
 def random_vertical_flip(key: PRNGKey, images: Images, *, p: float = 0.5) -> Images:
     """Each image mirrored top to bottom with probability `p`."""
-    return vertical_flip(images, jax.random.bernoulli(key, p, images.shape[:1]))
+    return vertical_flip(
+        images, jax.random.bernoulli(key, jnp.float32(p), images.shape[:1])
+    )
 
 
 @partial(jax.jit, static_argnames=("degrees", "interpolation"))

@@ -7,6 +7,7 @@ its own.
 """
 
 import jax
+import jax.numpy as jnp
 
 from jaxvision.augment.mix import MIXES
 from jaxvision.augment.pipelines import make_pipeline
@@ -52,7 +53,7 @@ def mix_transform(name: str, *, alpha: float, num_classes: int) -> Transform:
     def transform(key: Array | None, batch: Batch) -> Batch:
         if key is None:
             return batch
-        targets = jax.nn.one_hot(batch["label"], num_classes)
+        targets = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
         image, target = mix(key, batch["image"], targets, alpha=alpha)
         return batch | {"image": image, "target": target}
 

@@ -62,15 +62,18 @@ def random_crops(
     """
     place_key, turn_key = jax.random.split(key)
     room = sizes - crop_size
-    draws = jax.random.uniform(place_key, room.shape)
+    draws = jax.random.uniform(place_key, room.shape, jnp.float32)
     # Rounding may bring a draw just under 1 up to the corner that is one too far.
     corners = jnp.minimum((draws * (room + 1)).astype(jnp.int32), room)
 
     def cut(image, corner):
-        return jax.lax.dynamic_slice(image, (*corner, 0), (crop_size, crop_size, 3))
+        # All of one type: a plain 0 is an int64 where JAX computes in 64 bits.
+        start = (*corner, jnp.zeros_like(corner[0]))
+        return jax.lax.dynamic_slice(image, start, (crop_size, crop_size, 3))
 
     x = to_float(jax.vmap(cut)(images, corners))
-    turns = jax.random.bernoulli(turn_key, shape=(3, len(images), 1, 1, 1))
+    half = jnp.float32(0.5)
+    turns = jax.random.bernoulli(turn_key, half, (3, len(images), 1, 1, 1))
     x = jnp.where(turns[0], x.swapaxes(1, 2), x)
     x = jnp.where(turns[1], x[:, ::-1], x)
     return jnp.where(turns[2], x[:, :, ::-1], x)

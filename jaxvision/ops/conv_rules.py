@@ -13,12 +13,38 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxvision.ops.geometry import LAYOUT, Geometry, plain
+from jaxvision.ops.geometry import LAYOUT, Geometry, apart, is_larger, plain
 
 NARROW = 16
 """Output channels up to which the narrow kernel gradient is worth it."""
 BLOCK = 32
 """Channels that merged groups aim at: wide enough for a dot product to be fast."""
+
+
+def _padded(
+    x: Array,
+    w: Array,
+    strides: tuple[int, int],
+    padding: list[tuple[int, int]],
+    *,
+    lhs_dilation: tuple[int, int] = (1, 1),
+    rhs_dilation: tuple[int, int] = (1, 1),
+    precision=None,
+) -> Array:
+    """The plain convolution, where padding may be negative: see `geometry.apart`."""
+    if min(map(min, padding)) < 0 or is_larger(w, x):
+        x = apart(x, padding, lhs_dilation)
+        padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
+    return jax.lax.conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=LAYOUT,
+        precision=precision,
+    )
 
 
 def input_gradient(
@@ -37,14 +63,13 @@ def input_gradient(
             strict=True,
         )
     ]
-    return jax.lax.conv_general_dilated(
+    return _padded(
         g,
         turned,
         (1, 1),
         padding,
         lhs_dilation=geometry.strides,
         rhs_dilation=geometry.dilation,
-        dimension_numbers=LAYOUT,
         precision=precision,
     )
 
@@ -67,13 +92,12 @@ def kernel_gradient(
             strict=True,
         )
     ]
-    gradient = jax.lax.conv_general_dilated(
+    gradient = _padded(
         x,
         g,
         geometry.dilation,
         padding,
         rhs_dilation=geometry.strides,
-        dimension_numbers=LAYOUT,
         precision=precision,
     )
     return gradient.transpose(1, 2, 0, 3)
@@ -95,9 +119,7 @@ def narrow_kernel_gradient(
             shape, geometry.padding, x.shape[:2], g.shape[1:3], strict=False
         )
     ]
-    gradient = jax.lax.conv_general_dilated(
-        g, x, (1, 1), padding, dimension_numbers=LAYOUT, precision=precision
-    )
+    gradient = _padded(g, x, (1, 1), padding, precision=precision)
     return gradient[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxvision.ops import conv_rules, onednn
-from jaxvision.ops.geometry import LAYOUT, Geometry
+from jaxvision.ops.geometry import LAYOUT, Geometry, plain
 
 VARIABLE = "JAXVISION_CONV"
 CHOICES = ("auto", "onednn", "jax", "xla")
@@ -70,7 +70,8 @@ def conv_general_dilated(
     """
     chosen = backend()
     geometry = None
-    if chosen != "xla" and out_sharding is None and preferred_element_type is None:
+    known = chosen != "xla" or _platform() == "cpu"
+    if known and out_sharding is None and preferred_element_type is None:
         geometry = _geometry(
             lhs,
             rhs,
@@ -82,6 +83,8 @@ def conv_general_dilated(
             feature_group_count,
             batch_group_count,
         )
+    if chosen == "xla" and geometry is not None:
+        return plain(lhs, rhs, geometry, precision)
     if geometry is None:
         options = {} if out_sharding is None else {"out_sharding": out_sharding}
         return jax.lax.conv_general_dilated(

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -23,6 +24,11 @@ class Geometry(NamedTuple):
             (kernel[1] - 1) * self.dilation[1] + 1,
         )
 
+    def is_overpadded(self, kernel: tuple[int, ...]) -> bool:
+        """Whether a kernel of shape HWIO can lie in the padding alone."""
+        extents = zip(self.extent(kernel), self.padding, strict=True)
+        return any(max(pads) >= extent for extent, pads in extents)
+
     def output(self, image: tuple[int, ...], kernel: tuple[int, ...]) -> tuple:
         """The shape that comes out of an NHWC `image`; sizes may be zero."""
         sizes = (
@@ -40,6 +46,20 @@ class Geometry(NamedTuple):
 
 def plain(x: Array, w: Array, geometry: Geometry, *, precision=None) -> Array:
     """The convolution as XLA has it, gradients included."""
+    if geometry.is_overpadded(w.shape) or is_larger(w, x):
+        # What the last stride leaves over is cut off: it would be negative padding of
+        # the kernel's gradient.
+        padding = [
+            (low, high - (size + low + high - extent) % stride)
+            for size, (low, high), extent, stride in zip(
+                x.shape[1:3],
+                geometry.padding,
+                geometry.extent(w.shape),
+                geometry.strides,
+                strict=True,
+            )
+        ]
+        x, geometry = apart(x, padding), geometry._replace(padding=((0, 0), (0, 0)))
     return jax.lax.conv_general_dilated(
         x,
         w,
@@ -50,3 +70,21 @@ def plain(x: Array, w: Array, geometry: Geometry, *, precision=None) -> Array:
         feature_group_count=geometry.groups,
         precision=precision,
     )
+
+
+# XLA for CPU (jaxlib 0.10.2) is wrong, up to NaN, in some convolutions with negative
+# padding, and may end the process over one. It makes such padding itself where it lets
+# image and kernel change places, because the kernel has more pixels than the image.
+
+
+def is_larger(w: Array, x: Array) -> bool:
+    """Whether kernel `w` has more pixels than image `x`."""
+    return w.shape[0] * w.shape[1] > x.shape[1] * x.shape[2]
+
+
+def apart(x: Array, padding, dilation: tuple[int, int] = (1, 1)) -> Array:
+    """`x` dilated and padded, or cut, as an array that no convolution makes its own."""
+    edges = [(*pads, step - 1) for pads, step in zip(padding, dilation, strict=True)]
+    zero = jnp.zeros((), x.dtype)
+    x = jax.lax.pad(x, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+    return jax.lax.optimization_barrier(x)
