@@ -84,7 +84,7 @@ def conv_general_dilated(
             batch_group_count,
         )
     if chosen == "xla" and geometry is not None:
-        return plain(lhs, rhs, geometry, precision)
+        return plain(lhs, rhs, geometry, precision=precision)
     if geometry is None:
         options = {} if out_sharding is None else {"out_sharding": out_sharding}
         return jax.lax.conv_general_dilated(
