@@ -1,7 +1,6 @@
 """Losses as pure functions of arrays."""
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +95,7 @@ class _Classification:
         accuracy = (out.argmax(-1) == labels).mean(dtype=loss.dtype)
         return loss, {"loss": loss, "accuracy": accuracy}
 
-    def of_part(self, whole: Batch, *, parts: int) -> Self:
+    def of_part(self, whole: Batch, *, parts: int) -> LossFn:
         targets = _targets(whole)
         # Without weights, and over rows of shares, the mean is a plain one.
         if self.class_weights is None or targets.ndim == 2:

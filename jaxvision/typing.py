@@ -1,7 +1,7 @@
 """The array types that the public functions speak of."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jax import Array
@@ -39,7 +39,7 @@ class WeightedLoss(Protocol):
 
     def __call__(self, out: Array, batch: Batch) -> tuple[Array, Metrics]: ...
 
-    def of_part(self, whole: Batch, *, parts: int) -> Self:
+    def of_part(self, whole: Batch, *, parts: int) -> LossFn:
         """That of one of `parts` equal parts: their plain mean is that of `whole`."""
         ...
 
