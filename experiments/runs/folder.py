@@ -39,6 +39,7 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
       UsageError: the folder cannot be made.
     """
     parent = output / experiment
+    check_name(parent, option="--output")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
@@ -51,6 +52,18 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
                 number += 1
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror} ({parent})") from error
+
+
+def check_name(path: Path, *, option: str) -> None:
+    """Raises UsageError for a path that no text, a report's say, can hold."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        name = str(path.absolute()).encode(errors="backslashreplace").decode()
+        raise UsageError(
+            f"{option} {name}: the name is not UTF-8, and files could not name it: "
+            "give the run another folder"
+        ) from None
 
 
 def begin_run(path: Path, options: Mapping[str, Any]) -> Run:
@@ -66,6 +79,7 @@ def open_run(path: Path) -> Run:
     Raises:
       UsageError: its `config.yaml` is missing or damaged.
     """
+    check_name(path, option="--resume")
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
