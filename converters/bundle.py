@@ -110,8 +110,9 @@ def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
             f"{path}: its preprocessing has {', '.join(unknown)}, which this version "
             "does not know"
         )
-    values = {name: said[name] for name in names}
-    return Preprocessing(**values | {k: tuple(values[k]) for k in ("mean", "std")})
+    values: dict[str, Any] = {name: said[name] for name in names}
+    values |= {name: tuple(said[name]) for name in ("mean", "std")}
+    return Preprocessing(**values)
 
 
 def _is_size(value: Any) -> bool:

@@ -267,14 +267,19 @@ def run(
     val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
     # As in the table, from which the report can be built anew.
     probabilities = softmax(logits).astype(np.float32)
+    evaluation = Evaluation(val.paths, val.labels, probabilities, classes)
+    notes = [*about.notes, *skipped_notes(dataset.skipped, "unreadable files")]
+    said = history[plan.best(history) - 1]["val_accuracy"]
+    if abs(said - evaluation.accuracy) > 1e-6:
+        notes.append(
+            f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
+            f"epoch that it is of had {said:.2%} when it ended: it is not that model"
+        )
     numbers = write_outputs(
         into.path,
-        about._replace(
-            history=history,
-            notes=[*about.notes, *skipped_notes(dataset.skipped, "unreadable files")],
-        ),
+        about._replace(history=history, notes=notes),
         dataset,
-        Evaluation(val.paths, val.labels, probabilities, classes),
+        evaluation,
         bundle,
         kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
         console=console,

@@ -13,7 +13,7 @@ from flax import nnx
 
 from experiments.command.console import Console
 from experiments.command.options import UsageError
-from experiments.training.loop import Plan
+from experiments.training.plan import Plan
 from experiments.training.recipe import Recipe
 from jaxvision import optim, parallel, train
 from jaxvision.functional import functionalize, order_of_use
