@@ -24,6 +24,7 @@ from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import write_outputs
 from experiments.runs.folder import new_run, open_run, skipped_notes
+from experiments.runs.writer import one_writer
 from experiments.training.enlarger import (
     EnlargerRecipe,
     build,
@@ -160,27 +161,28 @@ def main(config: Config) -> dict[str, float]:
     else:
         run = open_run(folder)
     plan = training.plan
-    with stop_on_signals() as stop:
-        state = training.start(start.model)
-        history = fit(state, plan, run.path, console=console, stop=stop)
-    if not plan.is_done(history):
-        interrupted(run.path, MODULE, stop)
-    summary = {
-        "Weights": start.source,
-        "Training photos": str(photos.count),
-        "Epochs": str(plan.epochs),
-        "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
-    }
-    title = f"{config.model} on {photos.name}"
-    notes = skipped_notes(photos.skipped, "photos")
-    return write_outputs(
-        run.path,
-        About(title, summary, run.config, history, notes),
-        enlarger=make_enlarger(load_model(run.path)),
-        groups={"test": photos.val, **benchmarks},
-        distance=features and make_distance(features),
-        console=console,
-    )
+    with one_writer(run.path):
+        with stop_on_signals() as stop:
+            state = training.start(start.model)
+            history = fit(state, plan, run.path, console=console, stop=stop)
+        if not plan.is_done(history):
+            interrupted(run.path, MODULE, stop)
+        summary = {
+            "Weights": start.source,
+            "Training photos": str(photos.count),
+            "Epochs": str(plan.epochs),
+            "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
+        }
+        title = f"{config.model} on {photos.name}"
+        notes = skipped_notes(photos.skipped, "photos")
+        return write_outputs(
+            run.path,
+            About(title, summary, run.config, history, notes),
+            enlarger=make_enlarger(load_model(run.path)),
+            groups={"test": photos.val, **benchmarks},
+            distance=features and make_distance(features),
+            console=console,
+        )
 
 
 def _open(config: Config, *, console: Console) -> Pieces:

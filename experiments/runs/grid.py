@@ -19,6 +19,7 @@ from experiments.runs.comparison import (
     write_results,
 )
 from experiments.runs.folder import CONFIG, Run, begin_run, open_run
+from experiments.runs.writer import one_writer
 
 LONGEST = 100
 """Characters of a folder's name, the seed aside."""
@@ -90,7 +91,22 @@ def run(
 
     Returns:
       The first cell's numbers; None where a signal stopped the run.
+
+    Raises:
+      RunError: another process writes into the folder.
     """
+    with one_writer(into.path):
+        return _run(cells, into, run_cell, console=console, notes=notes)
+
+
+def _run(
+    cells: Sequence[Cell],
+    into: Run,
+    run_cell: Callable[[Cell, Run], Numbers | None],
+    *,
+    console: Console,
+    notes: Sequence[str],
+) -> Numbers | None:
     if len(cells) == 1:
         numbers = run_cell(cells[0], into)
         if numbers is not None:
@@ -102,10 +118,12 @@ def run(
         numbers = _results(path / RESULTS, console=console)
         if numbers is None:
             console.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
-            numbers = run_cell(cell, _begun(cell, path))
-            if numbers is None:
-                return None
-            write_results(path / RESULTS, numbers)
+            one = _begun(cell, path)
+            with one_writer(path):  # it may be resumed by itself, too
+                numbers = run_cell(cell, one)
+                if numbers is None:
+                    return None
+                write_results(path / RESULTS, numbers)
         seed = cell.config.seed
         found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
     compare(found, into, notes=notes, console=console)
