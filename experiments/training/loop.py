@@ -54,9 +54,10 @@ def fit(
                 ) from None
             if at.start < plan.steps:
                 break
-            _end_epoch(at, plan, folder, means, console)
+            line = _end_epoch(at, plan, folder, means)
             saved.save(saver, at, plan)
             last = at.epoch, at.start
+            console.say(line)
             if plan.is_done(at.history) and at.epoch < plan.epochs:
                 console.say(f"no better epoch in {plan.patience}: the training ends")
         if stop and last != (at.epoch, at.start):
@@ -121,10 +122,13 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
     return means
 
 
-def _end_epoch(
-    at: Place, plan: Plan, folder: Path, means: dict[str, float], console: Console
-) -> None:
-    """Judges the epoch, keeps its model where it is the best, adds its row."""
+def _end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:
+    """Judges the epoch, keeps its model where it is the best, adds its row.
+
+    Returns:
+      What there is to say of it.
+    """
+    title = plan.title(at.epoch)
     row = {
         "epoch": at.epoch + 1,
         **{f"train_{name}": value for name, value in means.items()},
@@ -138,9 +142,9 @@ def _end_epoch(
         saved.keep_model(at, plan, folder)
     at.history.append(row)
     write_rows(folder / "metrics.csv", at.history)
-    console.say(_line(plan.title(at.epoch), row))
     at.epoch, at.start, at.seconds = at.epoch + 1, 0, 0.0
     at.sums = plan.no_sums()
+    return _line(title, row)
 
 
 def _others(means: dict[str, float]) -> str:
