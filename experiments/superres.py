@@ -23,7 +23,7 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import write_outputs
-from experiments.runs.folder import new_run, open_run, skipped_notes
+from experiments.runs.folder import new_run, open_run, skipped_notes, with_data
 from experiments.runs.writer import one_writer
 from experiments.training.enlarger import (
     EnlargerRecipe,
@@ -131,8 +131,9 @@ def main(config: Config) -> dict[str, float]:
     folder = config.resume
     config = resolve(config)
     if folder is not None:
-        # What the results are judged by changes nothing of the training.
-        judging = ["benchmark"]
+        # What the results are judged by changes nothing of the training, and the
+        # photos may lie elsewhere: a digest says whether they are the same.
+        judging = ["benchmark", "data"]
         if read_yaml(Config, folder / "config.yaml").loss == "mse":
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
@@ -165,6 +166,7 @@ def main(config: Config) -> dict[str, float]:
         with stop_on_signals() as stop:
             state = training.start(start.model)
             history = fit(state, plan, run.path, console=console, stop=stop)
+        run = with_data(run, config.data)
         if not plan.is_done(history):
             interrupted(run.path, MODULE, stop)
         summary = {

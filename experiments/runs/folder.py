@@ -89,6 +89,15 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
+def with_data(run: Run, data: str) -> Run:
+    """The run whose `config.yaml` says where its photos are now."""
+    if run.config.get("data", data) == data:
+        return run
+    config = {**run.config, "data": data}
+    write_text(run.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    return Run(run.path, config)
+
+
 def environment() -> dict[str, Any]:
     """Versions, command, device and git revision: what a number needs beside it."""
     devices = jax.devices()

@@ -35,11 +35,13 @@ def fit(
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
         which is that of the epoch before, stays.
-      UsageError: the checkpoint is of other training data.
+      UsageError: the checkpoint is of other data or options.
     """
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
     saved.mend_model(at, plan, folder, console)
+    if at.history:  # a table that was cut, or that is of an epoch which is lost
+        write_rows(folder / "metrics.csv", at.history)
     last = at.epoch, at.start
     with saved.open_saver(folder) as saver, console.progress("compiling") as show:
         if not plan.is_done(at.history):

@@ -1,6 +1,6 @@
 """What a training is made of, and where it stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ import numpy as np
 from jaxvision.train import TrainState
 
 History = list[dict[str, float]]
+
+FREE = ("epochs", "patience")
+"""Options that a run which goes on may have other values of."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Plan:
     """How often an epoch shows each image, where a random crop of it is another one."""
     patience: int = 0
     """Epochs without a better one before the training ends early; 0: it never does."""
+    judged: str = ""
+    """A digest of what the epochs are judged by."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """All else that decides what comes of it, as JSON holds it; `FREE` may change."""
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,8 @@
 """What a training leaves on disk: its checkpoints, and the best epoch's model."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
-from experiments.training.plan import Place, Plan
+from experiments.training.plan import FREE, Place, Plan
 from jaxvision import checkpoint
 
 BEST: checkpoint.Best = ("judged", "max")
@@ -34,6 +36,8 @@ def save(saver: checkpoint.Saver, at: Place, plan: Plan) -> None:
             "seconds": at.seconds,
             "model": at.model,
             "data": plan.fingerprint,
+            "judged data": plan.judged,
+            "options": dict(plan.options),
             BEST[0]: at.history[-1][plan.judged_by] if ended else None,
         },
     )
@@ -43,27 +47,74 @@ def restored(at: Place, plan: Plan, folder: Path, console: Console) -> Place:
     """The place of the newest checkpoint that is whole, or `at`.
 
     Raises:
-      UsageError: the checkpoint is of other training data.
+      UsageError: the checkpoint is of other data or options.
     """
     found = checkpoint.restore(folder / "checkpoints", _abstract(at))
     if found is None:
         return at
     for fault in found.skipped:
         console.say(f"passed over a damaged checkpoint: {fault}", style="yellow")
+    for line in check_same(found.metadata, plan, folder):
+        console.say(line, style="yellow")
     # One of an older version does not say which file belongs to it.
     facts = {"model": "", **found.metadata}
-    facts.pop(BEST[0], None)
-    if facts.pop("data") != plan.fingerprint:
-        raise UsageError(
-            f"the training photos are not those that the run in {folder} began "
-            "with: give it the same --data, or start a new run"
-        )
-    at = Place(**found.tree, **facts)
+    names = ("history", "epoch", "start", "seconds", "model")
+    at = Place(**found.tree, **{name: facts[name] for name in names})
     if not plan.is_done(at.history):
         console.say(
             f"resumed at epoch {at.epoch + 1}, step {at.start + 1} of {plan.steps}"
         )
     return at
+
+
+def check_same(facts: Mapping[str, Any], plan: Plan, folder: Path) -> list[str]:
+    """What a run does otherwise than its checkpoint did, where that may be.
+
+    Args:
+      facts: the metadata of the checkpoint; those of older versions have fewer.
+      plan: what is to go on.
+      folder: the run's.
+
+    Raises:
+      UsageError: it would be another run.
+    """
+    for name, ours, what in (
+        ("data", plan.fingerprint, "training photos"),
+        ("judged data", plan.judged, "validation photos"),
+    ):
+        if facts.get(name, ours) != ours:
+            raise UsageError(
+                f"the {what} are not those that the run in {folder} began with: give "
+                "it the same --data, or start a new run"
+            )
+    begun, now = (_flat(one) for one in (facts.get("options", {}), plan.options))
+    differ = {n: (begun[n], now[n]) for n in begun if n in now and begun[n] != now[n]}
+    for name, (old, new) in differ.items():
+        if name not in FREE:
+            raise UsageError(
+                f"{name} is {new}, and the run in {folder} was trained with {old} so "
+                "far: put it back in config.yaml, or start a new run"
+            )
+    if facts["start"] and facts["start"] >= plan.steps:
+        raise UsageError(
+            f"the run in {folder} stands at step {facts['start']} of an epoch, which "
+            f"has {plan.steps}: its options or photos are others than before"
+        )
+    return [
+        f"{name} is {new} from here on; the run began with {old}"
+        for name, (old, new) in differ.items()
+    ]
+
+
+def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON holds them, those of a group as `group.option`."""
+    found = {}
+    for name, value in json.loads(json.dumps(dict(options))).items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        found |= (
+            {f"{name}.{k}": v for k, v in inner.items()} if inner else {name: value}
+        )
+    return found
 
 
 def keep_model(at: Place, plan: Plan, folder: Path) -> None:

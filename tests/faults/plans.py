@@ -52,6 +52,6 @@ def start():
 
 
 def fit(folder, plan=None, *, stop=None):
-    return loop.fit(
-        start(), plan or make_plan(), folder, console=Console(), stop=stop or Stop()
-    )
+    # A stop that counts the looks at it must not be looked at here.
+    stop = Stop() if stop is None else stop
+    return loop.fit(start(), plan or make_plan(), folder, console=Console(), stop=stop)

@@ -39,7 +39,7 @@ DAMAGES = [lose, cut, empty, replace_by_another]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("looks", [9, 100])
+@pytest.mark.parametrize("looks", [10, 100])
 def test_lost_model_is_written_anew_from_the_best_checkpoint(
     tmp_path, capsys, damage, looks
 ):
