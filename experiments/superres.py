@@ -23,7 +23,13 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import write_outputs
-from experiments.runs.folder import new_run, open_run, skipped_notes, with_data
+from experiments.runs.folder import (
+    new_run,
+    open_run,
+    saved_in,
+    skipped_notes,
+    with_data,
+)
 from experiments.runs.writer import one_writer
 from experiments.training.enlarger import (
     EnlargerRecipe,
@@ -162,7 +168,7 @@ def main(config: Config) -> dict[str, float]:
     else:
         run = open_run(folder)
     plan = training.plan
-    with one_writer(run.path):
+    with saved_in(run.path), one_writer(run.path):
         with stop_on_signals() as stop:
             state = training.start(start.model)
             history = fit(state, plan, run.path, console=console, stop=stop)

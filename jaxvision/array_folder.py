@@ -7,10 +7,13 @@ full disk it says a thousand lines.
 
 import logging
 import re
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,11 +40,15 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
       OSError: they cannot be written, or are not what was written when read again.
     """
     args = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays))
+    before = sys.unraisablehook
+    sys.unraisablehook = partial(_unless_late, before)
     try:
         with _manager(path.parent) as manager:
             if not manager.save(int(path.name), args=args, force=True):
                 raise OSError("Orbax refuses to")
         found = read_arrays(path, arrays)
+        # After a fault the threads still answer, so it stays.
+        sys.unraisablehook = before
     except Exception as error:  # of Orbax, TensorStore or asyncio: any kind there is
         raise OSError(f"{path} cannot be written: {reason(error)}") from None
     for name, array in arrays.items():
@@ -71,6 +78,13 @@ def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
         raise OSError(f"{path} cannot be read: {reason(error)}") from None
 
 
+def _unless_late(hook: Callable[[Any], object], raised: Any) -> None:
+    """Passes on what could not be raised, but for answers that Orbax gave up on."""
+    late = isinstance(raised.exc_value, RuntimeError)
+    if not late or str(raised.exc_value) != "Event loop is closed":
+        hook(raised)
+
+
 def reason(error: BaseException) -> str:
     """One line of what may be hundreds."""
     if found := FAULTS.search(str(error)):
@@ -98,10 +112,13 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    """Orbax on one folder, in this process alone, its progress notes held back."""
+    """Orbax on one folder, in this process alone, its notes held back.
+
+    Its errors are raised; it would write a hundred lines of each to the log, too.
+    """
 
     def has_news(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "orbax" not in record.pathname
+        return record.levelno == logging.WARNING or "orbax" not in record.pathname
 
     process = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(

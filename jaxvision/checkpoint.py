@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -131,7 +132,7 @@ class Saver(AbstractContextManager):
             staging.mkdir(parents=True)
             _write_step(staging / str(step), leaves, record)
         except BaseException as error:
-            shutil.rmtree(staging, ignore_errors=True)
+            _remove(staging)
             if not isinstance(error, OSError):
                 raise
             raise CheckpointError(
@@ -258,6 +259,15 @@ def _digests(path: Path) -> dict[str, list[Any]]:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             digests[file.relative_to(path).as_posix()] = [stream.tell(), digest]
     return digests
+
+
+def _remove(staging: Path) -> None:
+    """Deletes a step that failed, into which Orbax's threads may still write."""
+    for _ in range(20):
+        shutil.rmtree(staging, ignore_errors=True)
+        if not staging.exists():
+            return
+        time.sleep(0.05)
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import yaml
 
-from experiments.command.options import UsageError
-from jaxvision import compilation, ops
+from experiments.command.options import RunError, UsageError
+from jaxvision import checkpoint, compilation, ops
+from jaxvision.array_folder import reason
 from jaxvision.files import write_text
 
 CONFIG = "config.yaml"
@@ -96,6 +98,30 @@ def with_data(run: Run, data: str) -> Run:
     config = {**run.config, "data": data}
     write_text(run.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
     return Run(run.path, config)
+
+
+@contextmanager
+def saved_in(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line: why, what is kept, how to go on.
+
+    Raises:
+      RunError: what is written could not be.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunError(cannot_save(path, f"{reason(error)}{where}")) from None
+
+
+def cannot_save(path: Path, why: str) -> str:
+    """The line of a run in `path` that could not be saved."""
+    if not checkpoint.steps(path / "checkpoints"):
+        return f"{why}; nothing of the run in {path} is kept yet: start it anew"
+    return (
+        f"{why}; the last checkpoint is kept. When that is mended, go on with "
+        f"--resume {shlex.quote(str(path))}"
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,14 @@ from experiments.runs.comparison import (
     spelt,
     write_results,
 )
-from experiments.runs.folder import CONFIG, Run, begin_run, open_run, with_data
+from experiments.runs.folder import (
+    CONFIG,
+    Run,
+    begin_run,
+    open_run,
+    saved_in,
+    with_data,
+)
 from experiments.runs.writer import one_writer
 
 LONGEST = 100
@@ -98,7 +105,7 @@ def run(
     Raises:
       RunError: another process writes into the folder.
     """
-    with one_writer(into.path):
+    with saved_in(into.path), one_writer(into.path):
         return _run(
             cells, into, _moved(run_cell, data), console=console, notes=notes, data=data
         )

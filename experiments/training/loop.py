@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from experiments.command.console import Console, Show
 from experiments.command.options import RunError
 from experiments.command.signals import Stop
-from experiments.runs.folder import write_rows
+from experiments.runs.folder import cannot_save, saved_in, write_rows
 from experiments.training import saved
 from experiments.training.plan import History, Place, Plan
 from jaxvision import checkpoint
@@ -34,18 +34,32 @@ def fit(
 
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
-        which is that of the epoch before, stays.
+        which is that of the epoch before, stays. Or the disk is full.
       UsageError: the checkpoint is of other data or options.
     """
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
-    saved.mend_model(at, plan, folder, console)
-    if at.history:  # a table that was cut, or that is of an epoch which is lost
-        write_rows(folder / "metrics.csv", at.history)
+    with saved_in(folder):
+        saved.mend_model(at, plan, folder, console)
+        if at.history:  # a table that was cut, or that is of an epoch which is lost
+            write_rows(folder / "metrics.csv", at.history)
+        if not plan.is_done(at.history):
+            saved.check_room(at, plan, folder)
+            try:
+                _train(at, plan, folder, console=console, stop=stop)
+            except checkpoint.CheckpointError as error:
+                raise RunError(cannot_save(folder, str(error))) from None
+        saved.mend_model(at, plan, folder, console)
+    return at.history
+
+
+def _train(
+    at: Place, plan: Plan, folder: Path, *, console: Console, stop: Stop
+) -> None:
+    """Goes on from `at`, and saves each epoch and where `stop` ended the last."""
     last = at.epoch, at.start
     with saved.open_saver(folder) as saver, console.progress("compiling") as show:
-        if not plan.is_done(at.history):
-            _compile(at, plan, console, show)
+        _compile(at, plan, console, show)
         while not plan.is_done(at.history) and not stop:
             try:
                 means = _run_epoch(at, plan, show, stop)
@@ -64,8 +78,6 @@ def fit(
                 console.say(f"no better epoch in {plan.patience}: the training ends")
         if stop and last != (at.epoch, at.start):
             saved.save(saver, at, plan)
-    saved.mend_model(at, plan, folder, console)
-    return at.history
 
 
 def _compile(at: Place, plan: Plan, console: Console, show: Show) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.plan import FREE, Place, Plan
 from jaxvision import checkpoint
+from jaxvision.train import evaluated
+
+try:
+    import resource
+except ModuleNotFoundError:  # on Windows there are no such limits
+    resource = None
 
 BEST: checkpoint.Best = ("judged", "max")
 """The step of the best epoch: its state is kept beside the newest ones."""
@@ -21,6 +28,37 @@ BEST: checkpoint.Best = ("judged", "max")
 def open_saver(folder: Path) -> checkpoint.Saver:
     """Saves the checkpoints of the run in `folder`."""
     return checkpoint.Saver(folder / "checkpoints", best=BEST)
+
+
+def check_room(at: Place, plan: Plan, folder: Path) -> None:
+    """Looks for room for what the training is going to save, before it begins.
+
+    Raises:
+      RunError: there is none.
+    """
+    state = sum(leaf.nbytes for leaf in jax.tree.leaves(at.state))
+    model = sum(leaf.nbytes for leaf in jax.tree.leaves(evaluated(at.state)))
+    # Two of the newest, the best, and the one that is being written.
+    there = len(checkpoint.steps(folder / "checkpoints"))
+    count = max(1, min(4, plan.epochs - at.epoch) - there)
+    needed, free = count * state + 2 * model, shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"{folder} has room for {_mb(free)}, and the run needs {_mb(needed)}: "
+            f"{count} checkpoints of {_mb(state)} and the model; make room, or give "
+            "another --output"
+        )
+    if resource is not None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if limit != resource.RLIM_INFINITY and limit < model:
+            raise RunError(
+                f"no file may have more than {_mb(limit)} here (ulimit -f), and the "
+                f"model has {_mb(model)}: raise the limit"
+            )
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def save(saver: checkpoint.Saver, at: Place, plan: Plan) -> None:
