@@ -6,19 +6,21 @@ Names and layouts are torchvision's, so PyTorch loads it with
 
 import dataclasses
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from converters.from_torch import convert
 from converters.to_torch import to_state_dict
 from converters.weights import read_safetensors
 from jaxvision import models
-from jaxvision.files import atomic_path
 from jaxvision.preprocess import Preprocessing
+from jaxvision.tensor_file import check_digest, save_tensors
 from jaxvision.typing import Tree
 
 
@@ -41,7 +43,10 @@ def save_bundle(
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
 ) -> None:
-    """Writes the arrays and, as metadata, what a prediction needs beside them."""
+    """Writes the arrays and, as metadata, what a prediction needs beside them.
+
+    Equal arguments give equal files, and a digest in them is checked by `load_bundle`.
+    """
     model = models.abstract(name, num_classes=len(classes))
     metadata = {
         "architecture": name,
@@ -49,8 +54,7 @@ def save_bundle(
         "preprocessing": json.dumps(dataclasses.asdict(preprocessing)),
         "format": "pt",
     }
-    with atomic_path(path) as temporary:
-        save_file(to_state_dict(model, params, stats), temporary, metadata=metadata)
+    save_tensors(path, to_state_dict(model, params, stats), metadata)
 
 
 def load_bundle(path: str | Path) -> Bundle:
@@ -62,16 +66,22 @@ def load_bundle(path: str | Path) -> Bundle:
     arrays, metadata = read_safetensors(Path(path))
     try:
         name = metadata["architecture"]
-        classes = tuple(json.loads(metadata["classes"]))
-        values: dict[str, Any] = json.loads(metadata["preprocessing"])
+        classes = json.loads(metadata["classes"])
+        said = json.loads(metadata["preprocessing"])
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error.args[0]} in its metadata: it is not the "
             "model.safetensors of a run"
         ) from None
-    values |= {key: tuple(values[key]) for key in ("mean", "std")}
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata are damaged ({error})") from None
+    if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
+        raise ValueError(f"{path}: its metadata are damaged (the classes are no names)")
+    preprocessing = _preprocessing(path, said)
+    check_digest(path, arrays, metadata)
+    _check_numbers(path, arrays)
     model = convert(models.abstract(name, num_classes=len(classes)), arrays)
-    return Bundle(name, model, classes, Preprocessing(**values))
+    return Bundle(name, model, tuple(classes), preprocessing)
 
 
 def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
@@ -86,3 +96,66 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
         return metadata["architecture"], tuple(json.loads(metadata["classes"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is not the model.safetensors of a run") from error
+
+
+def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
+    """What the metadata say of it, each value looked at.
+
+    Raises:
+      ValueError: a value is missing or of no use.
+    """
+    said = said if isinstance(said, dict) else {}
+    # The flag came later than the first files.
+    said = {"mirror": False} | said
+    for field in dataclasses.fields(Preprocessing):
+        if field.name not in said:
+            raise ValueError(
+                f"{path}: its metadata are damaged (the preprocessing has no "
+                f"{field.name})"
+            )
+        value = said[field.name]
+        if not _USABLE[field.name](value):
+            raise ValueError(
+                f"{path}: its metadata are damaged (the preprocessing's {field.name} "
+                f"is {value!r})"
+            )
+    names = [field.name for field in dataclasses.fields(Preprocessing)]
+    if unknown := sorted(set(said) - set(names)):
+        raise ValueError(
+            f"{path}: its preprocessing has {', '.join(unknown)}, which this version "
+            "does not know"
+        )
+    values: dict[str, Any] = {name: said[name] for name in names}
+    values |= {name: tuple(said[name]) for name in ("mean", "std")}
+    return Preprocessing(**values)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_colour(value: Any) -> bool:
+    numbers = isinstance(value, list) and [x for x in value if type(x) in (int, float)]
+    return (
+        bool(numbers)
+        and len(numbers) == len(value) == 3
+        and all(map(math.isfinite, numbers))
+    )
+
+
+_USABLE = {
+    "resize": _is_size,
+    "crop": _is_size,
+    "mean": _is_colour,
+    "std": lambda value: _is_colour(value) and min(value) > 0,
+    "mirror": lambda value: isinstance(value, bool),
+}
+
+
+def _check_numbers(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ValueError for weights by which nothing can be computed."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
+        if name.endswith(".running_var") and (array < 0).any():
+            raise ValueError(f"{path}: {name} holds negative variances")

@@ -20,6 +20,7 @@ from experiments.pages.page import About
 from experiments.pages.predictions import read_predictions
 from experiments.runs.classifier_outputs import numbers, write_page
 from experiments.runs.folder import Run, open_run, read_metrics, skipped_notes
+from experiments.runs.writer import one_writer
 from experiments.training.backbones import RANDOM
 from experiments.training.classifier import open_data
 from jaxvision.data import Dataset, Split
@@ -54,7 +55,8 @@ def main(config: Config) -> dict[str, float]:
     title = f"{bundle.name} on {dataset.name}"
     summary = _summary(run.config, bundle, train)
     about = About(title, summary, run.config, history, notes)
-    page, lines = write_page(run.path, about, train, images, evaluation, bundle)
+    with one_writer(run.path):
+        page, lines = write_page(run.path, about, train, images, evaluation, bundle)
     for line in lines:
         console.say(line)
     console.say(f"see {page}")

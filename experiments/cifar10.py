@@ -134,7 +134,7 @@ def main(config: Config) -> dict[str, float]:
         config, model=_models(config.model), dtype=compute_type(config.dtype)
     )
     if config.resume is not None:
-        check_resumed(config, config.resume)
+        check_resumed(config, config.resume, free=["data"])
     dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)
     console.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
@@ -185,7 +185,7 @@ def main(config: Config) -> dict[str, float]:
     else:
         into = open_run(config.resume)
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, into, run_cell, console=console)
+        numbers = grid.run(cells, into, run_cell, console=console, data=config.data)
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers

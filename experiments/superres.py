@@ -26,7 +26,14 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import write_outputs
-from experiments.runs.folder import new_run, open_run, skipped_notes
+from experiments.runs.folder import (
+    new_run,
+    open_run,
+    saved_in,
+    skipped_notes,
+    with_data,
+)
+from experiments.runs.writer import one_writer
 from experiments.training.enlarger import (
     EnlargerRecipe,
     build,
@@ -136,8 +143,9 @@ def main(config: Config) -> dict[str, float]:
     folder = config.resume
     config = resolve(config)
     if folder is not None:
-        # What the results are judged by changes nothing of the training.
-        judging = ["benchmark"]
+        # What the results are judged by changes nothing of the training, and the
+        # photos may lie elsewhere: a digest says whether they are the same.
+        judging = ["benchmark", "data"]
         if read_yaml(Config, folder / "config.yaml").loss == "mse":
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
@@ -166,27 +174,29 @@ def main(config: Config) -> dict[str, float]:
     else:
         run = open_run(folder)
     plan = training.plan
-    with stop_on_signals() as stop:
-        state = training.start(start.model)
-        history = fit(state, plan, run.path, console=console, stop=stop)
-    if not plan.is_done(history):
-        interrupted(run.path, MODULE, stop)
-    summary = {
-        "Weights": start.source,
-        "Training photos": str(photos.count),
-        "Epochs": str(plan.epochs),
-        "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
-    }
-    title = f"{config.model} on {photos.name}"
-    notes = skipped_notes(photos.skipped, "photos")
-    return write_outputs(
-        run.path,
-        About(title, summary, run.config, history, notes),
-        enlarger=make_enlarger(load_model(run.path)),
-        groups={"test": photos.val, **benchmarks},
-        distance=features and make_distance(features),
-        console=console,
-    )
+    with saved_in(run.path), one_writer(run.path):
+        with stop_on_signals() as stop:
+            state = training.start(start.model)
+            history = fit(state, plan, run.path, console=console, stop=stop)
+        run = with_data(run, config.data)
+        if not plan.is_done(history):
+            interrupted(run.path, MODULE, stop)
+        summary = {
+            "Weights": start.source,
+            "Training photos": str(photos.count),
+            "Epochs": str(plan.epochs),
+            "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
+        }
+        title = f"{config.model} on {photos.name}"
+        notes = skipped_notes(photos.skipped, "photos")
+        return write_outputs(
+            run.path,
+            About(title, summary, run.config, history, notes),
+            enlarger=make_enlarger(load_model(run.path)),
+            groups={"test": photos.val, **benchmarks},
+            distance=features and make_distance(features),
+            console=console,
+        )
 
 
 def _open(config: Config, *, console: Console) -> Pieces:

@@ -24,6 +24,7 @@ from experiments.training.backbones import (
     check_backbones,
     choose_weights,
     common_weights,
+    resumed_weights,
     scaled,
 )
 from experiments.training.classifier import (
@@ -174,8 +175,16 @@ def make_opener(spec: str, *, console: Console) -> Open:
     return opened
 
 
-def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
+def prepare(
+    cell: grid.Cell, opened: Open, *, console: Console, begun: Path | None = None
+) -> Ready:
     """All that a run needs before its first step.
+
+    Args:
+      cell: the run.
+      opened: opens its photos.
+      console: is told what it is.
+      begun: its folder, where there is a checkpoint already.
 
     Raises:
       UsageError: the options or the data are wrong.
@@ -185,7 +194,10 @@ def prepare(cell: grid.Cell, opened: Open, *, console: Console) -> Ready:
     name = cell.chosen["backbone"]
     recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
-    weights = choose_weights(name, config.weights, console=console)
+    if begun is None:
+        weights = choose_weights(name, config.weights, console=console)
+    else:
+        weights = resumed_weights(name, config.weights, begun, console=console)
     dataset = opened(scaled(weights.preprocessing, size))
     classes = len(dataset.classes)
     start = build(
@@ -245,7 +257,7 @@ def main(config: Config) -> dict[str, float]:
     console = Console()
     config = resolve(config)
     if config.resume is not None:
-        check_resumed(config, config.resume)
+        check_resumed(config, config.resume, free=["data"])
     # What auto came to: a resumed run must not look for it anew.
     which, warning = common_weights(
         config.backbone, config.weights, is_demo=config.data == "demo", console=console
@@ -277,8 +289,15 @@ def main(config: Config) -> dict[str, float]:
         into = open_run(config.resume)
 
     def started(cell: grid.Cell, into: Run) -> Ready:
-        ready = waiting.pop() if waiting else prepare(cell, opened, console=console)
-        if config.head_epochs and not checkpoint.steps(into.path / "checkpoints"):
+        is_begun = bool(checkpoint.steps(into.path / "checkpoints"))
+        ready = (
+            waiting.pop()
+            if waiting
+            else prepare(
+                cell, opened, console=console, begun=into.path if is_begun else None
+            )
+        )
+        if config.head_epochs and not is_begun:
             train_head(ready, config.head_epochs, console=console)
         return ready
 
@@ -306,7 +325,9 @@ def main(config: Config) -> dict[str, float]:
         )
 
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, into, run_cell, console=console, notes=notes)
+        numbers = grid.run(
+            cells, into, run_cell, console=console, notes=notes, data=config.data
+        )
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers

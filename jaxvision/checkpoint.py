@@ -1,35 +1,35 @@
 """Checkpoints: a folder per step, written whole, restored only if every byte is right.
 
-Orbax writes and reads the arrays. What it leaves open is closed here: a step appears by
-one rename, with a sha256 manifest inside, because Orbax restores a flipped bit without
-a word; shape and dtype are compared with the target, because Orbax casts in silence;
-and a damaged step is passed over for the newest whole one.
+Orbax writes and reads the arrays, in `array_folder`. What it leaves open is closed
+here: a step appears by one rename, once it was read again, with a sha256 manifest
+inside, because Orbax restores a flipped bit without a word; shape and dtype are
+compared with the target, because Orbax casts in silence; and a damaged step is passed
+over for the newest whole one.
 
 The folder of a step holds `state/` (Orbax), `metadata.json` and `manifest.json`.
 """
 
 import hashlib
 import json
-import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
+from jaxvision.array_folder import Arrays, read_arrays, reason, write_arrays
 from jaxvision.files import write_text
 
 Best = tuple[str, Literal["max", "min"]]
 """A number of the metadata and which end of it is the good one."""
-Leaves = dict[str, np.ndarray]
 
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"
@@ -125,15 +125,19 @@ class Saver(AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _write(self, step: int, leaves: Leaves, record: str) -> None:
+    def _write(self, step: int, leaves: Arrays, record: str) -> None:
         folder, staging = self._folder, self._folder / STAGING
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
         try:
-            _write_step(staging / str(step), leaves, record)
-        except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
-            raise
+            staging.mkdir(parents=True)
+            _write_step(staging / str(step), leaves, record)
+        except BaseException as error:
+            _remove(staging)
+            if not isinstance(error, OSError):
+                raise
+            raise CheckpointError(
+                f"step {step} cannot be saved in {folder}: {reason(error)}"
+            ) from None
         final = folder / str(step)
         if final.exists():
             final.rename(staging / "replaced")
@@ -178,7 +182,10 @@ def restore(
         path = folder / str(step)
         fault = _fault(path)
         if fault is None:
-            return Restored(step, *_read(path, target), tuple(skipped))
+            try:
+                return Restored(step, *_read(path, target), tuple(skipped))
+            except OSError as error:
+                fault = str(error)
         skipped.append(f"step {step}: {fault}")
     if skipped:
         found = "\n  ".join(skipped)
@@ -216,7 +223,7 @@ def _spec(name: str, leaf: Any) -> str:
     return f"{dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Leaves, str]:
+def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Arrays, str]:
     """The leaves as copies on the host, and the text of `metadata.json`."""
     leaves = _named_leaves(tree)
     specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
@@ -236,11 +243,8 @@ def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Leaves, str]:
     return {name: np.array(leaf) for name, leaf in leaves.items()}, text
 
 
-def _write_step(path: Path, leaves: Leaves, record: str) -> None:
-    args = ocp.args.Composite(state=ocp.args.PyTreeSave(leaves))
-    with _manager(path.parent) as manager:
-        if not manager.save(int(path.name), args=args, force=True):
-            raise CheckpointError(f"Orbax refused to save {path}")
+def _write_step(path: Path, leaves: Arrays, record: str) -> None:
+    write_arrays(path, leaves)
     write_text(path / METADATA, record)
     for file in path.rglob("*"):
         _sync(file)
@@ -255,6 +259,15 @@ def _digests(path: Path) -> dict[str, list[Any]]:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
             digests[file.relative_to(path).as_posix()] = [stream.tell(), digest]
     return digests
+
+
+def _remove(staging: Path) -> None:
+    """Deletes a step that failed, into which Orbax's threads may still write."""
+    for _ in range(20):
+        shutil.rmtree(staging, ignore_errors=True)
+        if not staging.exists():
+            return
+        time.sleep(0.05)
 
 
 def _sync(path: Path) -> None:
@@ -318,13 +331,7 @@ def _read(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
     record = json.loads((path / METADATA).read_text("utf-8"))
     wanted = _named_leaves(target)
     _compare(path, record["leaves"], wanted)
-    state = ocp.args.PyTreeRestore(
-        item=dict.fromkeys(wanted, 0),
-        restore_args=dict.fromkeys(wanted, ocp.RestoreArgs(restore_type=np.ndarray)),
-    )
-    args = ocp.args.Composite(state=state)
-    with _manager(path.parent) as manager:
-        values = manager.restore(int(path.name), args=args)["state"]
+    values = read_arrays(path, wanted)
     impl = record["key_impls"].get
     placed = [_place(n, leaf, values[n], impl(n)) for n, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(target), placed), record["metadata"]
@@ -370,30 +377,3 @@ def _place(name: str, leaf: Any, value: Any, impl: str | None) -> Any:
     if array.dtype != leaf.dtype:
         raise CheckpointError(f"leaf {name} is {leaf.dtype}: set jax_enable_x64")
     return array
-
-
-@contextmanager
-def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    """Orbax on one folder, in this process alone, its progress notes held back."""
-
-    def has_news(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or "orbax" not in record.pathname
-
-    process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        process, active_processes={process}, barrier_sync_key_prefix=f"only{process}"
-    )
-    options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
-    )
-    logger = logging.getLogger("absl")
-    logger.addFilter(has_news)
-    try:
-        # Compression would take four times as long and save 8 % of float32 weights.
-        state = ocp.PyTreeCheckpointHandler(use_compression=False)
-        with ocp.CheckpointManager(
-            folder, options=options, item_handlers={"state": state}
-        ) as manager:
-            yield manager
-    finally:
-        logger.removeFilter(has_news)

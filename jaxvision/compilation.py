@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ LIMIT = 2**30
 """Bytes that the folder may hold; a large network's step is some megabytes."""
 SHORTEST = 0.2
 """Seconds of compilation from which a program is kept. JAX's own default is 1."""
+NAME = "compiled-programs"
+MARKER = "made-by-jaxvision.txt"
+"""Stands in the folder: without it, what is there is somebody's and stays as it is."""
+MARKER_TEXT = "jaxvision keeps compiled programs here, and deletes the oldest ones.\n"
+SUFFIXES = ("-cache", "-atime")
+"""How the files end that JAX writes."""
 ENABLED = "jax_enable_compilation_cache"
 FOLDER = "jax_compilation_cache_dir"
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
@@ -21,14 +28,15 @@ SECONDS = "jax_persistent_cache_min_compile_time_secs"
 def use_cache() -> Path | None:
     """Has JAX keep compiled programs in a private folder; returns the one in use.
 
-    It is `$JAXVISION_HOME/xla`, by default `~/.cache/jaxvision/xla`, and there a folder
-    for this machine. JAX's own settings win: where `JAX_COMPILATION_CACHE_DIR` names a
-    folder it is left as it is, and `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
-    The oldest programs go when the folder is full.
+    It is `$JAXVISION_HOME/compiled-programs`, by default below `~/.cache/jaxvision`,
+    and there a folder for this machine. JAX's own settings win: where
+    `JAX_COMPILATION_CACHE_DIR` names a folder it is left as it is, and
+    `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing. The oldest programs go when the
+    folder is full; nothing else is ever deleted.
 
-    None is returned, and every process compiles, where the folder cannot be written or
-    belongs to somebody else, whose programs would be run; and on a CPU where loading a
-    program is known to fail.
+    None is returned, and every process compiles, where the folder cannot be written,
+    holds something else, is a link, or belongs to somebody else, whose programs would
+    be run; and on a CPU where loading a program is known to fail.
     """
     if not getattr(jax.config, ENABLED):
         return None
@@ -37,7 +45,7 @@ def use_cache() -> Path | None:
     if jax.default_backend() == "cpu" and not loads(_processor()):
         return None
     try:
-        home = _private(cache_folder())
+        home = _ours(cache_folder())
         folder = _private(home / machine(_processor()))
         _prune(home, limit=LIMIT)
     except OSError:
@@ -52,7 +60,7 @@ def cache_folder() -> Path:
     """The folder of all machines' programs, which need not exist yet."""
     home = os.environ.get("JAXVISION_HOME")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(home) if home else Path(cache) / "jaxvision").expanduser() / "xla"
+    return (Path(home) if home else Path(cache) / "jaxvision").expanduser() / NAME
 
 
 def machine(processor: str) -> str:
@@ -86,20 +94,44 @@ def _processor() -> str:
     return "\n".join(sorted(set(re.findall(rf"^(?:{names})\s*:.*$", text, re.M))))
 
 
+def _ours(folder: Path) -> Path:
+    """The folder of compiled programs, made and marked where it is missing.
+
+    Raises:
+      OSError: it cannot be made, is not ours, or was not made for this.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _check_owner(folder)
+    marker = folder / MARKER
+    if not marker.exists():
+        if any(folder.iterdir()):
+            raise FileExistsError(f"{folder} holds something else")
+        marker.write_text(MARKER_TEXT, encoding="utf-8")
+    return _private(folder)
+
+
 def _private(folder: Path) -> Path:
     """The folder, made where it is missing, closed to others.
 
     Raises:
       OSError: it cannot be made or is not ours.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder} belongs to another user")
+    _check_owner(folder)
     folder.chmod(0o700)
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"{folder} cannot be written")
     return folder
+
+
+def _check_owner(folder: Path) -> None:
+    """Raises OSError where the folder is a link or belongs to another user."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(f"{folder} is no folder")
+    if hasattr(os, "getuid") and found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} belongs to another user")
 
 
 def _prune(folder: Path, *, limit: int) -> None:
@@ -113,10 +145,15 @@ def _prune(folder: Path, *, limit: int) -> None:
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    for path in folder.rglob("*"):
-        try:
-            stat = path.stat()
-        except FileNotFoundError:  # another process has just deleted it
+    """When each of JAX's files was last used, its bytes, its path; no link's."""
+    for machines in os.scandir(folder):
+        if not machines.is_dir(follow_symlinks=False):
             continue
-        if path.is_file():
-            yield max(stat.st_atime, stat.st_mtime), stat.st_size, path
+        for entry in os.scandir(machines):
+            try:
+                found = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:  # another process has just deleted it
+                continue
+            if stat.S_ISREG(found.st_mode) and entry.name.endswith(SUFFIXES):
+                used = max(found.st_atime, found.st_mtime)
+                yield used, found.st_size, Path(entry.path)

@@ -40,7 +40,7 @@ def test_folder_is_private_and_jax_uses_it(home):
         folder = compilation.use_cache()
     finally:
         os.umask(old)
-    assert folder is not None and folder.parent == home / "xla"
+    assert folder is not None and folder.parent == home / compilation.NAME
     assert setting(compilation.FOLDER) == str(folder)
     assert setting(compilation.SECONDS) < 1
     for path in (folder, folder.parent):
@@ -48,10 +48,11 @@ def test_folder_is_private_and_jax_uses_it(home):
 
 
 def test_an_open_folder_is_closed(home):
-    (home / "xla").mkdir(parents=True)
-    (home / "xla").chmod(0o777)
+    folder = home / compilation.NAME
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
     assert compilation.use_cache() is not None
-    assert (home / "xla").stat().st_mode & 0o777 == 0o700
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_folder_chosen_in_jax_wins(home, tmp_path):
@@ -91,13 +92,13 @@ def test_cores_and_processor_have_folders_of_their_own(monkeypatch):
 
 
 def test_full_folder_loses_its_oldest_programs(home):
-    folder = home / "xla" / "another machine"
+    folder = home / "another machine"
     folder.mkdir(parents=True)
-    for age, name in enumerate(("new", "middle", "old")):
+    for age, name in enumerate(("new-cache", "middle-cache", "old-cache")):
         (folder / name).write_bytes(bytes(400))
         os.utime(folder / name, (1e9 - age, 1e9 - age))
-    compilation._prune(home / "xla", limit=1000)
-    assert {path.name for path in folder.iterdir()} == {"new", "middle"}
+    compilation._prune(home, limit=1000)
+    assert {path.name for path in folder.iterdir()} == {"new-cache", "middle-cache"}
 
 
 PROGRAM = """
@@ -159,7 +160,7 @@ def test_next_process_loads_the_program_and_gets_the_same_bits(tmp_path):
     # Another back end is another program, not the kept one.
     _, _, more, _ = run(JAXVISION_CONV="jax")
     assert more > files
-    for path in (tmp_path / "xla").rglob("*-cache"):
+    for path in (tmp_path / compilation.NAME).rglob("*-cache"):
         path.write_bytes(path.read_bytes()[:100])
     again, hits, _, warning = run()
     assert again == bits and hits == 0

@@ -79,6 +79,7 @@ def test_run_learns_colours_and_leaves_every_file(finished):
     folder, numbers = finished
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "config.yaml",
         "confusion.png",

@@ -1,8 +1,11 @@
 """What a program says while it works: lines, tables and progress."""
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from rich.console import Console as Terminal
 from rich.progress import (
@@ -18,11 +21,58 @@ Show = Callable[[str, int, int, str], None]
 """`show(title, done, total, note)`: what goes on, how far it is, what to say of it."""
 
 
+class _Output:
+    """Standard output, as long as somebody reads it."""
+
+    def write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+        except UnicodeEncodeError:  # shown as far as it can be
+            encoding = sys.stdout.encoding
+            text = text.encode(encoding, "backslashreplace").decode(encoding)
+            sys.stdout.write(text)
+        except (OSError, ValueError, AttributeError):
+            silence()
+
+    def flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError, AttributeError):
+            silence()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
+def silence() -> None:
+    """Sends what nobody reads nowhere, also what Python still holds when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def complain(line: str) -> None:
+    """One line on standard error, where somebody reads it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        silence()
+
+
 class Console:
-    """What a program says: a progress bar on a terminal, plain lines elsewhere."""
+    """What a program says: a progress bar on a terminal, plain lines elsewhere.
+
+    Where nobody reads it, a closed pipe's end say, it is lost and the program goes on.
+    """
 
     def __init__(self):
-        self._terminal = Terminal(highlight=False, soft_wrap=True)
+        output = cast(IO[str], _Output())
+        self._terminal = Terminal(file=output, highlight=False, soft_wrap=True)
         self._last_line = time.monotonic()
 
     def say(self, line: str, *, style: str | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from experiments.command.console import complain
 from jaxvision import compilation, ops
 from jaxvision.checkpoint import CheckpointError
 
@@ -84,6 +85,8 @@ def run_cli(
     preset_option: str = "preset",
 ) -> None:
     """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # of experiments/__init__.py
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         config = parse(
             config_class,
@@ -95,12 +98,12 @@ def run_cli(
         _check_environment()
         main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         resumes = hasattr(config_class, "resume")
         hint = "; a run that was named goes on with --resume" if resumes else ""
-        print(f"interrupted{hint}", file=sys.stderr)
+        complain(f"interrupted{hint}")
         sys.exit(128 + signal.SIGINT)
 
 

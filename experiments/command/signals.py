@@ -1,5 +1,6 @@
-"""Ctrl-C and SIGTERM: a training stops between two steps, and says how to go on."""
+"""Ctrl-C and its like: a training stops between two steps, and says how to go on."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -7,9 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.command.console import complain
+
+# A terminal that is closed hangs up; batch systems warn by SIGUSR1 before time is up.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
 
 class Stop:
-    """Whether Ctrl-C or SIGTERM asked the run to stop; the second Ctrl-C is at once."""
+    """Whether a signal asked the run to stop; the second Ctrl-C is at once."""
 
     signum: int | None = None
 
@@ -19,7 +26,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """A flag that the two signals set, so that a step is never cut in the middle."""
+    """A flag that the signals set, so that a step is never cut in the middle.
+
+    A hang-up that is ignored, as under nohup, stays so.
+    """
     stop = Stop()
 
     def handle(signum, _frame):
@@ -27,7 +37,12 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signum = signum
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {}
+    for one in SIGNALS:
+        handler = signal.getsignal(one)
+        if one == getattr(signal, "SIGHUP", None) and handler == signal.SIG_IGN:
+            continue
+        before[one] = signal.signal(one, handle)
     try:
         yield stop
     finally:
@@ -37,8 +52,8 @@ def stop_on_signals() -> Iterator[Stop]:
 
 def interrupted(folder: Path, module: str, stop: Stop) -> NoReturn:
     """Ends the process after a signal, saying how to go on."""
-    print(
-        f"stopped; all is saved. To go on: python -m {module} --resume {folder}",
-        file=sys.stderr,
+    complain(
+        f"stopped; all is saved. To go on: python -m {module} --resume "
+        f"{shlex.quote(str(folder))}"
     )
     sys.exit(128 + (stop.signum or signal.SIGINT))

@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import yaml
 
-from experiments.command.options import UsageError
-from jaxvision import compilation, ops
+from experiments.command.options import RunError, UsageError
+from jaxvision import checkpoint, compilation, ops
+from jaxvision.array_folder import reason
 from jaxvision.files import write_text
 
 CONFIG = "config.yaml"
@@ -39,6 +41,7 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
       UsageError: the folder cannot be made.
     """
     parent = output / experiment
+    check_name(parent, option="--output")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
@@ -51,6 +54,18 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
                 number += 1
     except OSError as error:
         raise UsageError(f"--output {output}: {error.strerror} ({parent})") from error
+
+
+def check_name(path: Path, *, option: str) -> None:
+    """Raises UsageError for a path that no text, a report's say, can hold."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        name = str(path.absolute()).encode(errors="backslashreplace").decode()
+        raise UsageError(
+            f"{option} {name}: the name is not UTF-8, and files could not name it: "
+            "give the run another folder"
+        ) from None
 
 
 def begin_run(path: Path, options: Mapping[str, Any]) -> Run:
@@ -66,6 +81,7 @@ def open_run(path: Path) -> Run:
     Raises:
       UsageError: its `config.yaml` is missing or damaged.
     """
+    check_name(path, option="--resume")
     try:
         config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -73,6 +89,39 @@ def open_run(path: Path) -> Run:
     if not isinstance(config, dict):
         raise UsageError(f"{path / CONFIG} is missing or damaged")
     return Run(path, config)
+
+
+def with_data(run: Run, data: str) -> Run:
+    """The run whose `config.yaml` says where its photos are now."""
+    if run.config.get("data", data) == data:
+        return run
+    config = {**run.config, "data": data}
+    write_text(run.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    return Run(run.path, config)
+
+
+@contextmanager
+def saved_in(path: Path) -> Iterator[None]:
+    """Turns what the disk refuses into one line: why, what is kept, how to go on.
+
+    Raises:
+      RunError: what is written could not be.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise RunError(cannot_save(path, f"{reason(error)}{where}")) from None
+
+
+def cannot_save(path: Path, why: str) -> str:
+    """The line of a run in `path` that could not be saved."""
+    if not checkpoint.steps(path / "checkpoints"):
+        return f"{why}; nothing of the run in {path} is kept yet: start it anew"
+    return (
+        f"{why}; the last checkpoint is kept. When that is mended, go on with "
+        f"--resume {shlex.quote(str(path))}"
+    )
 
 
 def environment() -> dict[str, Any]:

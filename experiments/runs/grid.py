@@ -18,7 +18,15 @@ from experiments.runs.comparison import (
     spelt,
     write_results,
 )
-from experiments.runs.folder import CONFIG, Run, begin_run, open_run
+from experiments.runs.folder import (
+    CONFIG,
+    Run,
+    begin_run,
+    open_run,
+    saved_in,
+    with_data,
+)
+from experiments.runs.writer import one_writer
 
 LONGEST = 100
 """Characters of a folder's name, the seed aside."""
@@ -76,6 +84,7 @@ def run(
     *,
     console: Console,
     notes: Sequence[str] = (),
+    data: str | None = None,
 ) -> Numbers | None:
     """Runs all cells that are not complete, each in a folder of its own, and compares.
 
@@ -87,10 +96,45 @@ def run(
       run_cell: trains a cell in a run's folder and returns the numbers, or None where
         it was stopped.
       notes: warnings that a reader of the comparison must not miss.
+      data: where the photos are, which may be elsewhere than when the runs began: then
+        complete ones are looked at again, to see whether they are the same photos.
 
     Returns:
       The first cell's numbers; None where a signal stopped the run.
+
+    Raises:
+      RunError: another process writes into the folder.
     """
+    with saved_in(into.path), one_writer(into.path):
+        return _run(
+            cells, into, _moved(run_cell, data), console=console, notes=notes, data=data
+        )
+
+
+def _moved(
+    run_cell: Callable[[Cell, Run], Numbers | None], data: str | None
+) -> Callable[[Cell, Run], Numbers | None]:
+    """`run_cell`, and the run says from then on where its photos are now."""
+
+    def run(cell: Cell, into: Run) -> Numbers | None:
+        if data is None or "data" not in into.config:
+            return run_cell(cell, into)
+        numbers = run_cell(cell, into._replace(config={**into.config, "data": data}))
+        with_data(into, data)
+        return numbers
+
+    return run
+
+
+def _run(
+    cells: Sequence[Cell],
+    into: Run,
+    run_cell: Callable[[Cell, Run], Numbers | None],
+    *,
+    console: Console,
+    notes: Sequence[str],
+    data: str | None,
+) -> Numbers | None:
     if len(cells) == 1:
         numbers = run_cell(cells[0], into)
         if numbers is not None:
@@ -100,14 +144,21 @@ def run(
     for index, cell in enumerate(cells, start=1):
         path = into.path / cell.name
         numbers = _results(path / RESULTS, console=console)
+        if numbers is not None and data is not None and (path / CONFIG).is_file():
+            if open_run(path).config.get("data", data) != data:
+                numbers = None
         if numbers is None:
             console.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
-            numbers = run_cell(cell, _begun(cell, path))
-            if numbers is None:
-                return None
-            write_results(path / RESULTS, numbers)
+            one = _begun(cell, path)
+            with one_writer(path):  # it may be resumed by itself, too
+                numbers = run_cell(cell, one)
+                if numbers is None:
+                    return None
+                write_results(path / RESULTS, numbers)
         seed = cell.config.seed
         found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
+    if data is not None:
+        into = with_data(into, data)
     compare(found, into, notes=notes, console=console)
     return found[0].numbers
 

@@ -13,6 +13,7 @@ from converters import download, weights
 from converters.from_torch import ConversionError, convert
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
+from experiments.inference.classifier import MODEL
 from experiments.training.training import Start
 from jaxvision import models
 from jaxvision.preprocess import Preprocessing
@@ -84,6 +85,30 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
     except download.WeightsError as error:
         raise RunError(str(error)) from error
     return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
+
+
+def resumed_weights(
+    name: str, which: str, folder: Path, *, console: Console
+) -> Weights:
+    """`choose_weights` for a run that was begun in `folder`, whose start may be gone.
+
+    Raises:
+      UsageError: there are no such weights, and no model of the run.
+      RunError: the weights could not be fetched, and there is no model of the run.
+    """
+    try:
+        return choose_weights(name, which, console=console)
+    except (UsageError, RunError):
+        if not (folder / MODEL).is_file():
+            raise
+        # What is trained is in the checkpoint, and what is not is the same in both.
+        found = choose_weights(name, str(folder / MODEL), console=console)
+        if Path(which).suffix in FILES:
+            return found._replace(source=Path(which).name)
+        row = weights.find(name, which)
+        return found._replace(
+            preprocessing=row.preprocessing, source=f"ImageNet weights {row.file}"
+        )
 
 
 def _lack(row: weights.Row) -> str:

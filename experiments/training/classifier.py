@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 from converters.bundle import load_bundle, save_bundle
+from converters.to_torch import to_state_dict
 from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.command.signals import Stop
@@ -35,12 +37,12 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, parallel, train
+from jaxvision import losses, models, parallel, train
 from jaxvision.augment import mix_transform, photo_transform
-from jaxvision.data import Dataset, open_dataset
+from jaxvision.data import Dataset, Split, open_dataset
 from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
-from jaxvision.functional import functionalize, mirrored
+from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Array, LossFn, Transform, Tree
 
@@ -56,7 +58,8 @@ class ClassifierTraining(NamedTuple):
         """The same program with the chance of another seed."""
         plan = self.training.plan
         key = jax.device_put(jax.random.key(seed), plan.key.sharding)
-        training = self.training._replace(plan=replace(plan, key=key))
+        plan = replace(plan, key=key, options={**plan.options, "seed": seed})
+        training = self.training._replace(plan=plan)
         return self._replace(training=training)
 
 
@@ -102,7 +105,13 @@ def make_classifier(
         trained,
         [photo_transform(recipe.augment, preprocessing)],
     )
+    options = {
+        "model": start.name,
+        "preprocessing": asdict(preprocessing),
+        "dropout": _dropout(start.model),
+    }
     if is_trained_alone(start, trained, recipe):
+        options["frozen weights"] = _digest_before_head(start)
         inputs = _before_last_layer(inputs, start, recipe, console=console)
     place = partial(jax.device_put, device=parallel.replicated(make_mesh(recipe)))
     val_images, val_labels = place((inputs.val, dataset.val.labels))
@@ -122,13 +131,15 @@ def make_classifier(
     labels = place(dataset.train.labels)
     task = Task(
         data={"image": inputs.train, "label": labels},
-        fingerprint=_fingerprint(dataset),
+        fingerprint=_fingerprint(dataset.train, dataset.classes),
+        judged=_fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
         loss_fn=_loss(recipe, labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
         keep=_keeper(start.name, dataset.classes, preprocessing),
         judged_by=keep,
+        options=options,
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
     return ClassifierTraining(training, predict)
@@ -267,14 +278,19 @@ def run(
     val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
     # As in the table, from which the report can be built anew.
     probabilities = softmax(logits).astype(np.float32)
+    evaluation = Evaluation(val.paths, val.labels, probabilities, classes)
+    notes = [*about.notes, *skipped_notes(dataset.skipped, "unreadable files")]
+    said = history[plan.best(history) - 1]["val_accuracy"]
+    if abs(said - evaluation.accuracy) > 1e-6:
+        notes.append(
+            f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
+            f"epoch that it is of had {said:.2%} when it ended: it is not that model"
+        )
     numbers = write_outputs(
         into.path,
-        about._replace(
-            history=history,
-            notes=[*about.notes, *skipped_notes(dataset.skipped, "unreadable files")],
-        ),
+        about._replace(history=history, notes=notes),
         dataset,
-        Evaluation(val.paths, val.labels, probabilities, classes),
+        evaluation,
         bundle,
         kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
         console=console,
@@ -287,8 +303,24 @@ def run(
     }
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    digest = hashlib.sha256(repr(dataset.classes).encode())
-    for array in (dataset.train.labels, dataset.train.images):
+def _fingerprint(split: Split, classes: tuple[str, ...]) -> str:
+    digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
+    for array in (split.labels, split.images):
         digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _dropout(model: nnx.Module) -> list[float]:
+    """The rates of its dropout layers."""
+    return [m.rate for _, m in modules(model) if isinstance(m, nnx.Dropout)]
+
+
+def _digest_before_head(start: Start) -> str:
+    """Of the weights that are not trained where the last layer alone is."""
+    digest = hashlib.sha256()
+    head = models.variant(start.name).head
+    tensors = to_state_dict(start.model, *functionalize(start.model)[1:])
+    for name, array in sorted(tensors.items()):
+        if not name.startswith(f"{head}."):
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

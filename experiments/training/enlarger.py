@@ -121,7 +121,8 @@ def make_enlarger_training(
 
     task = Task(
         data={"image": photos.images, "size": photos.sizes},
-        fingerprint=_fingerprint(photos),
+        fingerprint=_fingerprint(photos.sizes, photos.images),
+        judged=_fingerprint(*(photo.image for photo in photos.val)),
         transforms=[pairs],
         loss_fn=make_loss(perceptual if use else None, weight=recipe.perceptual_weight),
         metrics=("loss",),
@@ -131,6 +132,7 @@ def make_enlarger_training(
         judged_by="epoch" if use else "val_psnr",
         repeat=recipe.repeat,
         streams=_streams,
+        options={"model": start.name, **_features(perceptual if use else None)},
     )
     trained = make_trainable(start.model, recipe, size=recipe.crop_size)
     return make_training(task, trained, recipe)
@@ -213,8 +215,15 @@ def centre_squares(photos: Sequence[Whole], *, count: int | None = None) -> np.n
     return np.stack([centre(photo.image, side) for photo in photos[:count]])
 
 
-def _fingerprint(photos: Pieces) -> str:
+def _features(perceptual: Perceptual | None) -> dict[str, list[str]]:
+    """The layers by which a perceptual loss compares, where there is one."""
+    if perceptual is None:
+        return {}
+    return {"perceptual_layers": [name for name, _ in perceptual.layers]}
+
+
+def _fingerprint(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
-    for array in (photos.sizes, photos.images):
-        digest.update(array.data)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -2,19 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.command.console import Console, Show
-from experiments.command.options import RunError, UsageError
+from experiments.command.options import RunError
 from experiments.command.signals import Stop
-from experiments.runs.folder import write_rows
+from experiments.runs.folder import cannot_save, saved_in, write_rows
+from experiments.training import saved
+from experiments.training.plan import History, Place, Plan
 from jaxvision import checkpoint
 from jaxvision.train import TrainState
 
@@ -23,84 +22,6 @@ STRETCH_SECONDS = 5.0
 
 On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
 224 pixels: a shorter stretch would cost more than it shows."""
-
-History = list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training is made of, besides its state."""
-
-    run_steps: Callable
-    """As `jaxvision.train.make_epoch` gives it."""
-    data: dict[str, jax.Array]
-    """The training set on the device: arrays of one length, `image` among them."""
-    fingerprint: str
-    """A digest of the training set, the same for the same photos and classes."""
-    metrics: tuple[str, ...]
-    """What the loss function reports; `loss` among them."""
-    batch_size: int
-    epochs: int
-    key: jax.Array
-    """All randomness of the run comes from it and the numbers of epoch and step."""
-    evaluate: Callable[[TrainState], dict[str, float]]
-    """The validation numbers, `val_...`, of a state."""
-    learning_rate: Callable[[int], Any]
-    """The schedule, by step."""
-    judged_by: str
-    """The column whose largest value marks the epoch to keep; `epoch` is the last."""
-    keep_best: Callable[[TrainState, Path], None]
-    """Called with a new best epoch's state and the folder, before its checkpoint."""
-    repeat: int = 1
-    """How often an epoch shows each image, where a random crop of it is another one."""
-    patience: int = 0
-    """Epochs without a better one before the training ends early; 0: it never does."""
-
-    @property
-    def steps(self) -> int:
-        """Steps an epoch; images that do not fill a batch wait for another epoch."""
-        return self.repeat * len(self.data["image"]) // self.batch_size
-
-    @property
-    def images(self) -> int:
-        """Images that an epoch shows."""
-        return self.steps * self.batch_size
-
-    def title(self, epoch: int) -> str:
-        """Which epoch it is, counted from one, of how many."""
-        return f"epoch {epoch + 1}/{self.epochs}"
-
-    def order(self, epoch: int) -> jax.Array:
-        """The order of the images in an epoch, counted from zero."""
-        key = jax.random.fold_in(self.key, epoch)
-        count = len(self.data["image"])
-        return jax.random.permutation(key, self.repeat * count) % count
-
-    def is_done(self, history: History) -> bool:
-        """Whether no further epoch is due."""
-        judged = [row[self.judged_by] for row in history]
-        waited = len(judged) - 1 - judged.index(max(judged)) if judged else 0
-        return len(history) >= self.epochs or 0 < self.patience <= waited
-
-    def no_sums(self) -> dict[str, jax.Array]:
-        """The sums of the metrics before an epoch's first step."""
-        zeros = {name: np.zeros((), np.float32) for name in self.metrics}
-        return jax.device_put(zeros, self.data["image"].sharding)
-
-
-@dataclass
-class _Place:
-    """Where a training stands; its state is donated to each step."""
-
-    state: TrainState
-    sums: dict[str, jax.Array]
-    """The metrics summed over the steps of this epoch."""
-    history: History
-    epoch: int = 0
-    start: int = 0
-    """The next step of the epoch."""
-    seconds: float = 0.0
-    """How long the epoch's steps took."""
 
 
 def fit(
@@ -113,73 +34,53 @@ def fit(
 
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
-        which is that of the epoch before, stays.
-      UsageError: the checkpoint is of other training data.
+        which is that of the epoch before, stays. Or the disk is full.
+      UsageError: the checkpoint is of other data or options.
     """
-    checkpoints = folder / "checkpoints"
-    at = _restored(_Place(state, plan.no_sums(), []), plan, folder, console)
-    saved = at.epoch, at.start
-    with (
-        checkpoint.Saver(checkpoints) as saver,
-        console.progress("compiling") as show,
-    ):
+    at = Place(state, plan.no_sums())
+    at = saved.restored(at, plan, folder, console)
+    with saved_in(folder):
+        saved.mend_model(at, plan, folder, console)
+        if at.history:  # a table that was cut, or that is of an epoch which is lost
+            write_rows(folder / "metrics.csv", at.history)
         if not plan.is_done(at.history):
-            _compile(at, plan, console, show)
+            saved.check_room(at, plan, folder)
+            try:
+                _train(at, plan, folder, console=console, stop=stop)
+            except checkpoint.CheckpointError as error:
+                raise RunError(cannot_save(folder, str(error))) from None
+        saved.mend_model(at, plan, folder, console)
+    return at.history
+
+
+def _train(
+    at: Place, plan: Plan, folder: Path, *, console: Console, stop: Stop
+) -> None:
+    """Goes on from `at`, and saves each epoch and where `stop` ended the last."""
+    last = at.epoch, at.start
+    with saved.open_saver(folder) as saver, console.progress("compiling") as show:
+        _compile(at, plan, console, show)
         while not plan.is_done(at.history) and not stop:
             try:
                 means = _run_epoch(at, plan, show, stop)
             except _DivergedError as error:
                 saver.wait()
-                raise RunError(_diverged(checkpoints, at.epoch, error.step)) from None
+                raise RunError(
+                    _diverged(folder / "checkpoints", at.epoch, error.step)
+                ) from None
             if at.start < plan.steps:
                 break
-            _end_epoch(at, plan, folder, means, console)
-            _save(saver, at, plan)
-            saved = at.epoch, at.start
+            line = _end_epoch(at, plan, folder, means)
+            saved.save(saver, at, plan)
+            last = at.epoch, at.start
+            console.say(line)
             if plan.is_done(at.history) and at.epoch < plan.epochs:
                 console.say(f"no better epoch in {plan.patience}: the training ends")
-        if stop and saved != (at.epoch, at.start):
-            _save(saver, at, plan)
-    return at.history
+        if stop and last != (at.epoch, at.start):
+            saved.save(saver, at, plan)
 
 
-def _restored(at: _Place, plan: Plan, folder: Path, console: Console) -> _Place:
-    """The place of the newest checkpoint that is whole, or `at`."""
-    abstract = jax.tree.map(_like, {"state": at.state, "sums": at.sums})
-    restored = checkpoint.restore(folder / "checkpoints", abstract)
-    if restored is None:
-        return at
-    for fault in restored.skipped:
-        console.say(f"passed over a damaged checkpoint: {fault}", style="yellow")
-    facts = dict(restored.metadata)
-    if facts.pop("data") != plan.fingerprint:
-        raise UsageError(
-            f"the training photos are not those that the run in {folder} began "
-            "with: give it the same --data, or start a new run"
-        )
-    at = _Place(**restored.tree, **facts)
-    if not plan.is_done(at.history):
-        console.say(
-            f"resumed at epoch {at.epoch + 1}, step {at.start + 1} of {plan.steps}"
-        )
-    return at
-
-
-def _save(saver: checkpoint.Saver, at: _Place, plan: Plan) -> None:
-    saver.save(
-        at.epoch * (plan.steps + 1) + at.start,
-        {"state": at.state, "sums": at.sums},
-        metadata={
-            "history": at.history,
-            "epoch": at.epoch,
-            "start": at.start,
-            "seconds": at.seconds,
-            "data": plan.fingerprint,
-        },
-    )
-
-
-def _compile(at: _Place, plan: Plan, console: Console, show: Show) -> None:
+def _compile(at: Place, plan: Plan, console: Console, show: Show) -> None:
     """Takes no step, so that the first epoch's time is that of its steps."""
     show("compiling", 0, plan.epochs * plan.images, "")
     begun = time.perf_counter()
@@ -197,7 +98,7 @@ class _DivergedError(Exception):
         self.step = step
 
 
-def _run_epoch(at: _Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float]:
+def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float]:
     """Goes on with the epoch, to its end or to where `stop` ends it.
 
     Returns:
@@ -235,10 +136,13 @@ def _run_epoch(at: _Place, plan: Plan, show: Show, stop: Stop) -> dict[str, floa
     return means
 
 
-def _end_epoch(
-    at: _Place, plan: Plan, folder: Path, means: dict[str, float], console: Console
-) -> None:
-    """Judges the epoch, keeps its model where it is the best, adds its row."""
+def _end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:
+    """Judges the epoch, keeps its model where it is the best, adds its row.
+
+    Returns:
+      What there is to say of it.
+    """
+    title = plan.title(at.epoch)
     row = {
         "epoch": at.epoch + 1,
         **{f"train_{name}": value for name, value in means.items()},
@@ -249,16 +153,12 @@ def _end_epoch(
     }
     best = max((r[plan.judged_by] for r in at.history), default=-math.inf)
     if row[plan.judged_by] > best:
-        plan.keep_best(at.state, folder)
+        saved.keep_model(at, plan, folder)
     at.history.append(row)
     write_rows(folder / "metrics.csv", at.history)
-    console.say(_line(plan.title(at.epoch), row))
     at.epoch, at.start, at.seconds = at.epoch + 1, 0, 0.0
     at.sums = plan.no_sums()
-
-
-def _like(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return _line(title, row)
 
 
 def _others(means: dict[str, float]) -> str:

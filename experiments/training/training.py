@@ -1,7 +1,7 @@
 """What trains any network by a recipe: the shared half of all experiments."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from flax import nnx
 
 from experiments.command.console import Console
 from experiments.command.options import UsageError
-from experiments.training.loop import Plan
+from experiments.training.plan import Plan
 from experiments.training.recipe import Recipe
 from jaxvision import optim, parallel, train
 from jaxvision.functional import functionalize, order_of_use
@@ -66,6 +66,7 @@ class Task:
     Attributes:
       data: the training set, arrays of one length, `image` among them.
       fingerprint: a digest of the training set, the same for the same data.
+      judged: a digest of what it is judged by, likewise.
       transforms: what a batch goes through before a step.
       loss_fn: `loss_fn(out, batch) -> (loss, metrics)`.
       metrics: the names of these; `loss` among them.
@@ -75,10 +76,12 @@ class Task:
         last.
       repeat: how often an epoch shows each image.
       streams: see `train.make_epoch`.
+      options: what else decides what comes of it, beside the recipe, as JSON holds it.
     """
 
     data: Mapping[str, Any]
     fingerprint: str
+    judged: str
     transforms: Sequence[Transform]
     loss_fn: LossFn
     metrics: tuple[str, ...]
@@ -87,6 +90,7 @@ class Task:
     judged_by: str
     repeat: int = 1
     streams: train.Streams = train.streams
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Training(NamedTuple):
@@ -151,6 +155,8 @@ def make_training(
         keep_best=lambda state, folder: task.keep(*train.evaluated(state), folder),
         repeat=task.repeat,
         patience=recipe.patience,
+        judged=task.judged,
+        options={**asdict(recipe), "frozen": frozen, **task.options},
     )
 
     def init(params: Tree, stats: Tree) -> train.TrainState:

@@ -1,0 +1,103 @@
+"""What a training is made of, and where it stands."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvision.train import TrainState
+
+History = list[dict[str, float]]
+
+FREE = ("epochs", "patience")
+"""Options that a run which goes on may have other values of."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is made of, besides its state."""
+
+    run_steps: Callable
+    """As `jaxvision.train.make_epoch` gives it."""
+    data: dict[str, jax.Array]
+    """The training set on the device: arrays of one length, `image` among them."""
+    fingerprint: str
+    """A digest of the training set, the same for the same photos and classes."""
+    metrics: tuple[str, ...]
+    """What the loss function reports; `loss` among them."""
+    batch_size: int
+    epochs: int
+    key: jax.Array
+    """All randomness of the run comes from it and the numbers of epoch and step."""
+    evaluate: Callable[[TrainState], dict[str, float]]
+    """The validation numbers, `val_...`, of a state."""
+    learning_rate: Callable[[int], Any]
+    """The schedule, by step."""
+    judged_by: str
+    """The column whose largest value marks the epoch to keep; `epoch` is the last."""
+    keep_best: Callable[[TrainState, Path], None]
+    """Called with a new best epoch's state and the folder, before its checkpoint."""
+    repeat: int = 1
+    """How often an epoch shows each image, where a random crop of it is another one."""
+    patience: int = 0
+    """Epochs without a better one before the training ends early; 0: it never does."""
+    judged: str = ""
+    """A digest of what the epochs are judged by."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """All else that decides what comes of it, as JSON holds it; `FREE` may change."""
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch; images that do not fill a batch wait for another epoch."""
+        return self.repeat * len(self.data["image"]) // self.batch_size
+
+    @property
+    def images(self) -> int:
+        """Images that an epoch shows."""
+        return self.steps * self.batch_size
+
+    def title(self, epoch: int) -> str:
+        """Which epoch it is, counted from one, of how many."""
+        return f"epoch {epoch + 1}/{self.epochs}"
+
+    def order(self, epoch: int) -> jax.Array:
+        """The order of the images in an epoch, counted from zero."""
+        key = jax.random.fold_in(self.key, epoch)
+        count = len(self.data["image"])
+        return jax.random.permutation(key, self.repeat * count) % count
+
+    def best(self, history: History) -> int:
+        """The number of the epoch whose model is kept, of those in the history."""
+        judged = [row[self.judged_by] for row in history]
+        return judged.index(max(judged)) + 1
+
+    def is_done(self, history: History) -> bool:
+        """Whether no further epoch is due."""
+        waited = len(history) - self.best(history) if history else 0
+        return len(history) >= self.epochs or 0 < self.patience <= waited
+
+    def no_sums(self) -> dict[str, jax.Array]:
+        """The sums of the metrics before an epoch's first step."""
+        zeros = {name: np.zeros((), np.float32) for name in self.metrics}
+        return jax.device_put(zeros, self.data["image"].sharding)
+
+
+@dataclass
+class Place:
+    """Where a training stands; its state is donated to each step."""
+
+    state: TrainState
+    sums: dict[str, jax.Array]
+    """The metrics summed over the steps of this epoch."""
+    history: History = field(default_factory=list)
+    epoch: int = 0
+    start: int = 0
+    """The next step of the epoch."""
+    seconds: float = 0.0
+    """How long the epoch's steps took."""
+    model: str | None = None
+    """The digest of the file with the best epoch's model, where there is one; empty,
+    where the checkpoint does not say."""

@@ -1,0 +1,129 @@
+"""`model.safetensors`: equal runs, equal bytes; what is damaged is one clear line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from converters.bundle import load_bundle, save_bundle
+from jaxvision import models
+from jaxvision.functional import functionalize
+from jaxvision.preprocess import Preprocessing
+
+CLASSES = ("ant", "Käfer", "bee")
+SAVE = """
+import sys
+from tests.faults.test_model_files import write
+write(sys.argv[1])
+"""
+
+
+def write(path):
+    model = models.create("cnn", num_classes=len(CLASSES), rngs=nnx.Rngs(0))
+    _, params, stats = functionalize(model)
+    preprocessing = Preprocessing(resize=32, crop=32)
+    save_bundle(
+        path, "cnn", params, stats, classes=CLASSES, preprocessing=preprocessing
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    write(path)
+    return path
+
+
+def test_equal_models_have_equal_files_also_of_another_process(whole, tmp_path):
+    for index in range(2):  # 4 keys: one order of 24 by chance
+        write(tmp_path / f"{index}.safetensors")
+        assert (tmp_path / f"{index}.safetensors").read_bytes() == whole.read_bytes()
+    other = tmp_path / "other.safetensors"
+    subprocess.run([sys.executable, "-c", SAVE, str(other)], check=True)
+    assert other.read_bytes() == whole.read_bytes()
+
+
+def test_file_is_as_the_library_reads_it(whole):
+    data = whole.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    assert size % 8 == 0 and (8 + size) % 8 == 0
+    bundle = load_bundle(whole)
+    assert bundle.classes == CLASSES and bundle.preprocessing.crop == 32
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.pop("__metadata__")
+    assert list(metadata) == sorted(metadata) and "sha256" in metadata
+    assert all(one["data_offsets"][0] % 4 == 0 for one in header.values())
+
+
+def test_any_flipped_bit_is_noticed(whole, tmp_path):
+    data = whole.read_bytes()
+    head = 8 + int.from_bytes(data[:8], "little")
+    path = tmp_path / "model.safetensors"
+    for place in (head, head + 1001, len(data) - 1, data.index(b"ant")):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="is damaged|are damaged|not finite"):
+            load_bundle(path)
+
+
+def changed(whole, path, *, arrays=None, preprocessing=None, drop=()):
+    """The file with other contents and no digest, as an older version wrote it."""
+    with safe_open(whole, framework="np") as file:
+        metadata = dict(file.metadata())
+    del metadata["sha256"]
+    said = json.loads(metadata["preprocessing"]) | (preprocessing or {})
+    said = {key: value for key, value in said.items() if key not in drop}
+    metadata["preprocessing"] = json.dumps(said)
+    save_file(load_file(whole) | (arrays or {}), path, metadata=metadata)
+    return path
+
+
+def test_file_without_a_digest_still_loads(whole, tmp_path):
+    path = changed(whole, tmp_path / "old.safetensors", drop=["mirror"])
+    assert load_bundle(path).preprocessing == load_bundle(whole).preprocessing
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "drop", "message"),
+    [
+        ({}, ["crop"], "the preprocessing has no crop"),
+        ({"std": [0.2, 0, 0.2]}, [], "std is "),
+        ({"std": [0.2, float("nan"), 0.2]}, [], "std is "),
+        ({"mean": 0.5}, [], "mean is 0.5"),
+        ({"mean": [0.5, 0.5]}, [], "mean is "),
+        ({"mirror": "false"}, [], "mirror is 'false'"),
+        ({"crop": 0}, [], "crop is 0"),
+        ({"resize": "37"}, [], "resize is '37'"),
+        ({"gamma": 2.2}, [], "gamma, which this version does not know"),
+    ],
+)
+def test_metadata_of_no_use_are_one_line(whole, tmp_path, preprocessing, drop, message):
+    path = changed(
+        whole, tmp_path / "m.safetensors", preprocessing=preprocessing, drop=drop
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        load_bundle(path)
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "value", "message"),
+    [
+        ("running_var", -1.0, "negative variances"),
+        ("weight", np.nan, "not finite"),
+        ("weight", np.inf, "not finite"),
+    ],
+)
+def test_weights_of_no_use_are_one_line(whole, tmp_path, suffix, value, message):
+    arrays = load_file(whole)
+    name = next(name for name in arrays if name.endswith(suffix))
+    arrays[name].flat[0] = value
+    path = changed(whole, tmp_path / "m.safetensors", arrays={name: arrays[name]})
+    with pytest.raises(ValueError, match=f"{name} holds .*{message}"):
+        load_bundle(path)
