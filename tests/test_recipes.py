@@ -113,6 +113,7 @@ def test_several_values_make_a_grid_with_one_page(config):
     numbers = transfer.main(both)
     folder = config.output / "transfer" / "1"
     assert {path.name for path in folder.iterdir()} == {
+        ".lock",
         "comparison.csv",
         "comparison.html",
         "comparison.png",

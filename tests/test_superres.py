@@ -26,6 +26,7 @@ from tests.runs import check_same_run, metrics_of, rows_of, stop_after
 
 resumed = partial(runs.resumed, Config)
 FILES = {
+    ".lock",
     "checkpoints",
     "comparison.png",
     "config.yaml",
