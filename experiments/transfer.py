@@ -150,6 +150,22 @@ def resolve(config: Config) -> Config:
     )
 
 
+def make_cells(config: Config) -> list[grid.Cell]:
+    """The runs that the options mean.
+
+    Raises:
+      UsageError: --find-lr means several, or --freeze no layer of one of them.
+    """
+    # One step, or one search, tells as much by one seed as by all.
+    brief = config.dry_run or config.find_lr
+    cells = grid.expand(replace(config, repeats=1) if brief else config, axes=AXES)
+    if config.find_lr and len(cells) > 1:
+        raise UsageError("--find-lr: give one backbone, and one of each other option")
+    for cell in cells:
+        frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
+    return cells
+
+
 class Ready(NamedTuple):
     """A run that can start: what is trained, on what, how, and by what."""
 
@@ -264,14 +280,7 @@ def main(config: Config) -> dict[str, float]:
     )
     notes = [warning] if warning else []
     config = replace(config, weights=which)
-    # One step, or one search, tells as much by one seed as by all.
-    brief = config.dry_run or config.find_lr
-    cells = grid.expand(replace(config, repeats=1) if brief else config, axes=AXES)
-    if config.find_lr and len(cells) > 1:
-        raise UsageError("--find-lr: give one backbone, and one of each other option")
-    for cell in cells:
-        frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
-
+    cells = make_cells(config)
     opened = make_opener(config.data, console=console)
     if config.dry_run:
         for cell in cells:

@@ -103,9 +103,9 @@ def resumed_weights(
             raise
         # What is trained is in the checkpoint, and what is not is the same in both.
         found = choose_weights(name, str(folder / MODEL), console=console)
-        if Path(which).suffix in FILES:
+        if weights.is_file_name(which):
             return found._replace(source=Path(which).name)
-        row = weights.find(name, which)
+        row = weights.find(name, which=which)
         return found._replace(
             preprocessing=row.preprocessing, source=f"ImageNet weights {row.file}"
         )

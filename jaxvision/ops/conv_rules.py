@@ -33,7 +33,7 @@ def _padded(
 ) -> Array:
     """The plain convolution, where padding may be negative: see `geometry.apart`."""
     if min(map(min, padding)) < 0 or is_larger(w, x):
-        x = apart(x, padding, lhs_dilation)
+        x = apart(x, padding, dilation=lhs_dilation)
         padding, lhs_dilation = [(0, 0), (0, 0)], (1, 1)
     return jax.lax.conv_general_dilated(
         x,

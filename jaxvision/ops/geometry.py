@@ -82,7 +82,7 @@ def is_larger(w: Array, x: Array) -> bool:
     return w.shape[0] * w.shape[1] > x.shape[1] * x.shape[2]
 
 
-def apart(x: Array, padding, dilation: tuple[int, int] = (1, 1)) -> Array:
+def apart(x: Array, padding, *, dilation: tuple[int, int] = (1, 1)) -> Array:
     """`x` dilated and padded, or cut, as an array that no convolution makes its own."""
     edges = [(*pads, step - 1) for pads, step in zip(padding, dilation, strict=True)]
     zero = jnp.zeros((), x.dtype)
