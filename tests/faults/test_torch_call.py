@@ -74,7 +74,7 @@ def test_googlenet_answers_alike_by_the_report_and_by_export(run, tmp_path, caps
     path, images, ours = run
     (command,) = (c for c in model_commands(tmp_path).values() if "load_file" in c)
     (said,) = re.findall(r"model = (.*)", command)
-    main(["export", str(path), "--to", str(tmp_path / "model.pth")])
+    main(argv=["export", str(path), "--to", str(tmp_path / "model.pth")])
     (printed,) = re.findall(r"torchvision\.models\.\w+\(.*\)", capsys.readouterr().out)
     for call, file in ((said, path), (printed, tmp_path / "model.pth")):
         theirs = logits_of(call, file, images)
