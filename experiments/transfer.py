@@ -5,7 +5,7 @@ python -m experiments.transfer --backbone wrn50_2 --data PHOTOS
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -192,7 +192,7 @@ def make_opener(spec: str, *, console: Console) -> Open:
 
 
 def prepare(
-    cell: grid.Cell, opened: Open, *, console: Console, begun: Path | None = None
+    cell: grid.Cell, opened: Open, *, console: Console, folder: Path | None = None
 ) -> Ready:
     """All that a run needs before its first step.
 
@@ -200,7 +200,7 @@ def prepare(
       cell: the run.
       opened: opens its photos.
       console: is told what it is.
-      begun: its folder, where there is a checkpoint already.
+      folder: the run's, where there is one; with a checkpoint, no weights are needed.
 
     Raises:
       UsageError: the options or the data are wrong.
@@ -210,10 +210,10 @@ def prepare(
     name = cell.chosen["backbone"]
     recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
-    if begun is None:
-        weights = choose_weights(name, config.weights, console=console)
+    if folder is not None and is_begun(folder):
+        weights = resumed_weights(name, config.weights, folder, console=console)
     else:
-        weights = resumed_weights(name, config.weights, begun, console=console)
+        weights = choose_weights(name, config.weights, console=console)
     dataset = opened(scaled(weights.preprocessing, size))
     classes = len(dataset.classes)
     start = build(
@@ -252,6 +252,11 @@ def _check_others(
         )
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether the run in `folder` has a checkpoint to go on from."""
+    return bool(checkpoint.steps(folder / "checkpoints"))
+
+
 def train_head(ready: Ready, epochs: int, *, console: Console) -> None:
     """Trains the last layer alone for so many epochs, into the model of `ready`."""
     start, dataset, recipe, _ = ready
@@ -282,15 +287,16 @@ def main(config: Config) -> dict[str, float]:
     config = replace(config, weights=which)
     cells = make_cells(config)
     opened = make_opener(config.data, console=console)
+    make_ready = partial(prepare, opened=opened, console=console)
     if config.dry_run:
         for cell in cells:
-            ready = prepare(cell, opened, console=console)
+            ready = make_ready(cell)
             numbers = dry_run(ready.classifier.training, ready.start.model, console)
         return numbers
     # What is wrong with any of the runs is said before there is a folder.
     waiting = []
     if config.resume is None:
-        waiting.append(prepare(cells[0], opened, console=console))
+        waiting.append(make_ready(cells[0]))
         _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
@@ -298,15 +304,8 @@ def main(config: Config) -> dict[str, float]:
         into = open_run(config.resume)
 
     def started(cell: grid.Cell, into: Run) -> Ready:
-        is_begun = bool(checkpoint.steps(into.path / "checkpoints"))
-        ready = (
-            waiting.pop()
-            if waiting
-            else prepare(
-                cell, opened, console=console, begun=into.path if is_begun else None
-            )
-        )
-        if config.head_epochs and not is_begun:
+        ready = waiting.pop() if waiting else make_ready(cell, folder=into.path)
+        if config.head_epochs and not is_begun(into.path):
             train_head(ready, config.head_epochs, console=console)
         return ready
 
