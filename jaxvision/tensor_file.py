@@ -26,7 +26,8 @@ def save_tensors(
     Raises:
       KeyError: an array has a type that the file is not made for.
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    # Not ascontiguousarray, which makes a vector of a single number.
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # As the library orders them: the wide types first, so that each array is aligned.
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     said = dict(metadata) | {SHA256: digest(arrays, metadata)}
@@ -45,7 +46,7 @@ def save_tensors(
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            array = arrays[name]
+            array = arrays[name].reshape(-1)
             file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
 
 

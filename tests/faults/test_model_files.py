@@ -11,9 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from converters.bundle import load_bundle, save_bundle
+from converters.weights import read_safetensors
 from jaxvision import models
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing
+from jaxvision.tensor_file import check_digest, save_tensors
 
 CLASSES = ("ant", "Käfer", "bee")
 SAVE = """
@@ -127,3 +129,15 @@ def test_weights_of_no_use_are_one_line(whole, tmp_path, suffix, value, message)
     path = changed(whole, tmp_path / "m.safetensors", arrays={name: arrays[name]})
     with pytest.raises(ValueError, match=f"{name} holds .*{message}"):
         load_bundle(path)
+
+
+def test_single_numbers_keep_their_shape(tmp_path):
+    """BatchNorm's counter is `()` in torch, which loads no `(1,)` in its place."""
+    arrays = {"count": np.zeros((), np.int64), "vector": np.ones((1,), np.float32)}
+    save_tensors(tmp_path / "x.safetensors", arrays, {})
+    found, metadata = read_safetensors(tmp_path / "x.safetensors")
+    assert {name: array.shape for name, array in found.items()} == {
+        "count": (),
+        "vector": (1,),
+    }
+    check_digest(tmp_path / "x.safetensors", found, metadata)
