@@ -29,8 +29,9 @@ def fit(
 ) -> History:
     """Trains from `folder`'s newest checkpoint, or from `state`, to the last epoch.
 
-    Writes `checkpoints/` and `metrics.csv` below `folder`. Returns the history, a row
-    an epoch, also where `stop` ended the run: then `plan.is_done` denies it.
+    Writes `checkpoints/` and `metrics.csv` below `folder`, which is made where it is
+    missing. Returns the history, a row an epoch, also where `stop` ended the run: then
+    `plan.is_done` denies it.
 
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
@@ -40,6 +41,7 @@ def fit(
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
     with saved_in(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         saved.mend_model(at, plan, folder, console)
         if at.history:  # a table that was cut, or that is of an epoch which is lost
             write_rows(folder / "metrics.csv", at.history)

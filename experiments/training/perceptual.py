@@ -35,7 +35,7 @@ def open_perceptual(vgg: str, layers: Sequence[str], *, console: Console) -> Per
       RunError: the weights could not be fetched.
     """
     if vgg != "imagenet" and not weights.is_file_name(vgg):
-        raise UsageError(f"--vgg {vgg!r}: give imagenet, or a {FILES} file")
+        raise UsageError(f"--vgg {vgg!r}: give imagenet, or a file ({FILES})")
     try:
         for layer in layers:
             perceptual.node(layer)
