@@ -26,7 +26,16 @@ def built(call):
     return eval(call, {"torchvision": import_torchvision()})
 
 
-@pytest.mark.parametrize("name", models.names())
+QUICK = ("resnet18", "resnext50_32x4d", "wide_resnet50_2", "googlenet", "mobilenet_v2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in models.names()
+    ],
+)
 def test_call_builds_the_tensors_of_each_backbone(name):
     torch = pytest.importorskip("torch")
     call = torch_call(name, num_classes=3).replace("init_weights=True", "")

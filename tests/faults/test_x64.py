@@ -84,6 +84,7 @@ def test_every_random_augmentation_is_looked_at():
 TINY = {"epochs": 1, "batch_size": 8, "accumulate": 2, "ema": 0.9}
 
 
+@pytest.mark.slow
 def test_photos_are_classified(float64, tmp_path):
     counts = {f"{split}/{c}": 6 for split in ("train", "val") for c in "abc"}
     photos = make_folder(tmp_path / "p", counts)
@@ -117,6 +118,7 @@ def test_small_images_are_classified(float64, tmp_path):
     assert 0 <= cifar10.main(config)["val_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_photos_are_enlarged(float64, tmp_path):
     x = np.tile(PIXELS, (4, 1, 1, 1))
     np.savez(tmp_path / "d.npz", x_train=x, x_test=x)
