@@ -241,10 +241,13 @@ def _check_others(
     cells: Sequence[grid.Cell], first: Ready, *, console: Console
 ) -> None:
     """Raises UsageError for what runs after the first would fail by."""
-    if cells:
+    # The first has been built: what suits it suits its other augmentations and seeds.
+    names = [cell.chosen["backbone"] for cell in cells]
+    others = [name for name in names if name != first.start.name]
+    if others:
         config: Config = cells[0].config
         check_backbones(
-            [cell.chosen["backbone"] for cell in cells],
+            others,
             config.weights,
             num_classes=len(first.dataset.classes),
             size=config.image_size or 224,
