@@ -18,20 +18,11 @@ from tests.weights_server import (  # noqa: F401  fixtures among them
     caches,
     server,
 )
+from tests.without import hiding
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import sys
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision"):
-            return None
-        return self.finder.find_spec(name, path, target)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from dataclasses import replace
 from converters import weights
 from experiments import transfer
@@ -44,7 +35,7 @@ weights.TABLE = tuple(
 sys.argv[1:] = argv
 run_cli(transfer.Config, transfer.main, prog="x")
 """
-"""A weights table whose hash is that of the made file, and no torch to import."""
+"""A weights table whose hash is that of the made file."""
 
 
 def tensors(name):
@@ -80,9 +71,10 @@ def test_demo_fine_tunes_fetched_weights_and_needs_the_server_once(
     row = replace(weights.find(name), sha256_prefix=prefix)
     server.bodies[row.file] = body
     argv = ["--backbone", name, "--epochs", "1", "--image-size", "32"]
+    program = hiding({"torch", "torchvision"}, PROGRAM)
     for visit in (1, 2):
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, name, prefix, *argv]
+            [sys.executable, "-c", program, name, prefix, *argv]
             + ["--output", str(tmp_path / "runs")],
             cwd=ROOT,
             env=dict(os.environ),

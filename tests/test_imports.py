@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.without import hiding
+
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
     "jaxvision": {"torch", "torchvision", "tensorflow", "converters", "experiments"},
@@ -147,19 +149,9 @@ def _required(names: set[str]) -> set[str]:
 
 
 BARE = """
-import importlib, pkgutil, sys
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {refused}:
-            return None
-        return self.finder.find_spec(name, path, target)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+import importlib, pkgutil
 for package in ("jaxvision", "converters"):
-    for module in pkgutil.walk_packages([package], f"{{package}}."):
+    for module in pkgutil.walk_packages([package], f"{package}."):
         # The extension is loaded by `ops`, which knows where its library lies.
         if not module.name.endswith(("__main__", "._onednn")):
             importlib.import_module(module.name)
@@ -176,7 +168,7 @@ def test_library_and_converters_need_the_core_requirements_alone():
         if not {name.lower().replace("_", "-") for name in names} & core
     } - {"jaxvision", "converters"}
     assert {"matplotlib", "tyro", "skimage"} <= refused
-    code = BARE.format(refused=refused)
+    code = hiding(refused, BARE)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
