@@ -351,7 +351,7 @@ def _is_intact(path: Path, row: Row) -> bool:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files.regular_file) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from experiments.command.options import RunError
 from jaxvision.checkpoint import STAGING
-from jaxvision.files import write_text
+from jaxvision.files import read_text, write_text
 
 LOCK = ".lock"
 """Stays in the folder: a lock whose file is deleted locks nothing."""
@@ -76,7 +76,7 @@ def _me() -> dict[str, str | int]:
 
 def _holder(folder: Path) -> str:
     try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
+        found = json.loads(read_text(folder / HOLDER))
         who = f"process {found['pid']} on {found['host']}, since {found['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process: wait for it, or end it"

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from converters import download, weights
+from converters.bundle import read_labels
 from converters.from_torch import ConversionError, convert
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
@@ -34,6 +35,8 @@ class Weights(NamedTuple):
     """What they are, in words."""
     is_imagenet: bool = False
     """Whether the last layer is ImageNet's own, which no other data set can use."""
+    classes: tuple[str, ...] | None = None
+    """Those of the last layer, where the file names them."""
 
 
 def common_weights(
@@ -71,7 +74,8 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
             arrays = weights.load_state_dict(Path(which).expanduser())
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
-        return Weights(arrays, Preprocessing(), Path(which).name)
+        classes = _classes(Path(which).expanduser())
+        return Weights(arrays, Preprocessing(), Path(which).name, classes=classes)
     row = _find(name, which)
     try:
         title = f"fetching {row.file}"
@@ -111,6 +115,16 @@ def resumed_weights(
         )
 
 
+def _classes(file: Path) -> tuple[str, ...] | None:
+    """The classes that the `model.safetensors` of a run names; None in other files."""
+    if file.suffix.lower() != ".safetensors":
+        return None
+    try:
+        return read_labels(file)[1]
+    except ValueError:
+        return None
+
+
 def _lack(row: weights.Row) -> str:
     """What is missing to have the weights of `row` here; nothing, an empty text."""
     if download.is_cached(row):
@@ -121,12 +135,19 @@ def _lack(row: weights.Row) -> str:
 
 
 def build(
-    name: str, chosen: Weights, *, num_classes: int, size: int, seed: int
+    name: str,
+    chosen: Weights,
+    *,
+    num_classes: int,
+    size: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
 ) -> Start:
     """The model for `num_classes` with the weights that were chosen.
 
-    Its last layer is that of the weights where it fits the number of classes and is not
-    ImageNet's own, else a new one, drawn as `torch.nn.Linear` draws it.
+    Its last layer is that of the weights where it fits the number of classes, is not
+    ImageNet's own and, as far as both are known, is of the same classes; else a new
+    one, drawn as `torch.nn.Linear` draws it.
 
     Args:
       name: a row of the models.
@@ -134,6 +155,7 @@ def build(
       num_classes: width of the last layer.
       size: side of the crops that it is to take; the share of the photo is theirs.
       seed: of what is random.
+      classes: their names, if they are known.
 
     Raises:
       UsageError: the tensors do not fit the backbone.
@@ -147,7 +169,9 @@ def build(
     arrays = dict(chosen.arrays)
     model = models.abstract(name, num_classes=num_classes)
     theirs = None if chosen.is_imagenet else arrays.get(f"{head}bias")
-    if theirs is not None and theirs.shape == (num_classes,):
+    known = None not in (chosen.classes, classes)
+    others = known and tuple(classes or ()) != chosen.classes
+    if theirs is not None and theirs.shape == (num_classes,) and not others:
         source += ", with its last layer"
     else:
         models.new_head(name, model, rngs=rngs)
@@ -156,6 +180,9 @@ def build(
         arrays[f"{head}weight"] = np.asarray(filled[*path, "kernel"][...]).T
         arrays[f"{head}bias"] = np.asarray(filled[*path, "bias"][...])
         source += ", with a new last layer"
+        if others:
+            first = next(n for n in (chosen.classes or ()) if n not in (classes or ()))
+            source += f" (its own is of other classes, such as {first!r})"
     try:
         return Start(name, convert(model, arrays), preprocessing, source)
     except ConversionError as error:
