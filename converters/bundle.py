@@ -24,7 +24,6 @@ from jaxvision.preprocess import Preprocessing
 from jaxvision.tensor_file import check_digest, save_tensors
 from jaxvision.typing import Tree
 
-
 LARGEST = 8192
 """Most pixels a side of what a model sees: more would be gigabytes an image."""
 

@@ -22,7 +22,6 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.classifier import (
     BATCH,
     Explain,
-    Predict,
     explainer,
     make_predict,
     open_model,
@@ -161,8 +160,9 @@ def find_images(given: Sequence[Path], *, console: Console | None = None) -> lis
                 f"{path}: no images in this folder ({' '.join(extensions())})"
                 + "".join(f"; {line}" for line in others)
             )
-        for line in others if console is not None else ():
-            console.say(f"WARNING: {line}", style="bold yellow")
+        for line in others:
+            if console is not None:
+                console.say(f"WARNING: {line}", style="bold yellow")
         found += map(Path, inside.images)
     if not found:
         raise UsageError("name the images, or folders of images, after the run")

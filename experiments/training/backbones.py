@@ -181,8 +181,9 @@ def build(
         arrays[f"{head}bias"] = np.asarray(filled[*path, "bias"][...])
         source += ", with a new last layer"
         if others:
-            first = next(n for n in (chosen.classes or ()) if n not in (classes or ()))
-            source += f" (its own is of other classes, such as {first!r})"
+            gone = [n for n in chosen.classes or () if n not in (classes or ())]
+            how = f"others, such as {gone[0]!r}" if gone else "in another order"
+            source += f" (the classes of its own are {how})"
     try:
         return Start(name, convert(model, arrays), preprocessing, source)
     except ConversionError as error:

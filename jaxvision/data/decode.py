@@ -170,13 +170,18 @@ def _unknown(file: OpenFile) -> str:
 def _decode(file: OpenFile) -> Image.Image:
     with read_header(file) as image:
         # Pillow reads 16-bit colours as 8-bit ones; only the decoder's name tells.
-        is_deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
+        is_deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in _decoder(image)
         image.load()
         if is_deep:
             _check_deep(image)
         upright = _to_rgb(image)
         turn = _UPRIGHT.get(_orientation(image))
     return upright if turn is None else upright.transpose(turn)
+
+
+def _decoder(image: Image.Image) -> str:
+    """How Pillow is going to decode an image, for what to look for in it."""
+    return str(getattr(image, "tile", ""))
 
 
 def _check_deep(image: Image.Image) -> None:
@@ -205,13 +210,15 @@ def _scaled(image: Image.Image) -> Image.Image:
     largest = int(values.max())
     if values.min() < 0 or largest > 65535:
         raise UnreadableImageError("32-bit pixels beyond 0..65535; save it as 8-bit")
-    top = _said_range(image)
-    guess = top is None or top < largest
-    if guess:
-        top = next(2**bits - 1 for bits in _DEPTHS if largest < 2**bits)
+    said = _said_range(image) or 0
+    top = (
+        said
+        if largest <= said > 0
+        else next(2**b - 1 for b in _DEPTHS if largest < 2**b)
+    )
     levels = (np.arange(top + 1) * 255 + top // 2) // top
     scaled = Image.fromarray(levels.astype(np.uint8)[values])
-    if guess and 0 < largest and top < 65535:
+    if largest > said and top < 65535:
         scaled.info[TAKEN_AS] = f"{top.bit_length()}-bit values in more bits"
     return scaled
 

@@ -5,6 +5,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,8 @@ def _array(path: Path, key: str, archive: zipfile.ZipFile) -> np.ndarray:
         member = archive.getinfo(key if key in names else f"{key}.npy")
         if member.flag_bits & 1:
             raise _Refused("encrypted: save it without a password")
-        with archive.open(member) as stream:
+        with archive.open(member) as file:
+            stream: Any = file
             shape, fortran, dtype = _header(stream)
             if dtype.hasobject:
                 raise _Refused(
@@ -119,9 +121,13 @@ def _array(path: Path, key: str, archive: zipfile.ZipFile) -> np.ndarray:
                     f"{member.file_size - stream.tell()}): save it again"
                 )
             data = np.empty(size, np.uint8)
-            for start in range(0, size, _BLOCK):
+            found = sum(
                 stream.readinto(data[start : start + _BLOCK].data)
-            stream.read(1)  # at the end the checksum is looked at
+                for start in range(0, size, _BLOCK)
+            )
+            # At the end the checksum is looked at.
+            if found != size or stream.read(1):
+                raise _Refused(f"damaged (it ends after {found} bytes): save it again")
         return data.view(dtype).reshape(shape, order="F" if fortran else "C")
     except _Refused as error:
         raise ValueError(f"{path}: {key} is {error}") from None
@@ -143,7 +149,7 @@ class _Refused(Exception):
     """What is wrong with an array, in words that follow its name."""
 
 
-def _header(stream: zipfile.ZipExtFile) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """The shape, the order and the type that a .npy member begins with."""
     if stream.read(len(_ARRAY)) != _ARRAY:
         raise _Refused("no .npy member: write the file with numpy.savez")
