@@ -44,6 +44,44 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_home() -> Path:
+    """The folder of what jaxvision keeps for itself, which need not exist yet.
+
+    `$JAXVISION_HOME`, or `jaxvision` in `user_cache()`.
+
+    Raises:
+      FileNotFoundError: the user has no home folder.
+    """
+    home = os.environ.get("JAXVISION_HOME")
+    if home is None or not home:
+        return user_cache() / "jaxvision"
+    return expanded(home)
+
+
+def user_cache() -> Path:
+    """Where programs keep what can be had again: `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+      FileNotFoundError: the user has no home folder.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` as the user's home folder.
+
+    Raises:
+      FileNotFoundError: the user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{path}: there is no home folder; set HOME, or JAXVISION_HOME to a folder "
+            "for weights and compiled programs"
+        ) from None
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes `text` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
