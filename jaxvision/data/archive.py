@@ -76,8 +76,15 @@ class Archive(NamedTuple):
 
 
 def data_folder(name: str) -> Path:
-    """The folder of a set in our cache, which need not exist yet."""
-    return files.cache_home() / "data" / name
+    """The folder of a set in our cache, which need not exist yet.
+
+    Raises:
+      ValueError: the user has no home folder.
+    """
+    try:
+        return files.cache_home() / "data" / name
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
 
 
 def find_fault(head: bytes) -> str | None:
