@@ -1,82 +1,70 @@
 """torchvision's weight files on this machine: found, fetched, checked, converted once.
 
-torch's own cache is looked at first and never written. Ours is
-`$JAXVISION_HOME/weights`, by default `~/.cache/jaxvision/weights`: the files under
-torchvision's names, and beside each the full SHA-256 seen when it was first used
-(`.sha256`) and the copy that needs no torch (`.safetensors`). The hash of a file is
-checked at every use.
+The hash of a file is checked at every use. `converters.cache` says where they lie.
 """
 
 import hashlib
-import http.client
 import os
-import re
-import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from converters import weights
+from converters import cache, weights
+from converters.http_file import (
+    SLACK,
+    Progress,
+    TransferError,
+    attempt,
+    request,
+    within,
+)
 from converters.weights import Row
 from jaxvision import files
+from jaxvision.holder import holder, sign
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that have come and, where the server says it, their total."""
-
-_BLOCK = 1 << 18
+ATTEMPTS = 3
+"""So many in a row without progress end a download."""
+PATIENCE = 5.0
+"""Seconds of waiting for another process's download until it is named."""
+STEP = 1 << 20
+"""Bytes that an attempt must bring to count as progress."""
 
 
 class WeightsError(RuntimeError):
     """A weight file that is neither here nor to be had; the message says what to do."""
 
 
-class _TransferError(Exception):
-    """One attempt that failed; `again` where another may do better."""
-
-    def __init__(self, reason: str, *, again: bool):
-        super().__init__(reason)
-        self.again = again
-
-
-def cache_folder() -> Path:
-    """Our folder of weights, which need not exist yet."""
-    home = os.environ.get("JAXVISION_HOME")
-    return (
-        Path(home) if home else _user_cache() / "jaxvision"
-    ).expanduser() / "weights"
-
-
-def torch_cache_folder() -> Path:
-    """The folder in which torch.hub keeps its downloads, which need not exist."""
-    home = os.environ.get("TORCH_HOME")
-    folder = (Path(home) if home else _user_cache() / "torch").expanduser()
-    return folder / "hub" / "checkpoints"
-
-
 def source_url(row: Row) -> str:
-    """Where to fetch from: torchvision's URL, or `$JAXVISION_WEIGHTS_URL/FILE`."""
+    """Where to fetch from: torchvision's URL, or `FILE` in `$JAXVISION_WEIGHTS_URL`.
+
+    That is a URL or, for files that are on this machine already, a folder.
+    """
     mirror = os.environ.get("JAXVISION_WEIGHTS_URL")
-    return f"{mirror.rstrip('/')}/{row.file}" if mirror else row.url
+    if not mirror:
+        return row.url
+    folder = files.expanded(mirror)
+    if folder.is_dir():
+        return (folder.absolute() / row.file).as_uri()
+    return f"{mirror.rstrip('/')}/{row.file}"
 
 
 def find_cached(row: Row) -> Path | None:
     """The file in torch's cache or ours, if its hash is right; changes nothing."""
-    for folder in (torch_cache_folder(), cache_folder()):
+    for folder in cache.folders():
         path = folder / row.file
         if not path.is_file():
             continue
-        if _is_intact(path, row):
+        if cache.is_intact(path, row):
             return path
-        if folder == torch_cache_folder():
+        if folder.name == "checkpoints":  # torch's, and not ours to set aside
             warnings.warn(
                 f"{path} does not have the SHA-256 {row.sha256_prefix}... and is not "
                 "used: delete it",
@@ -95,12 +83,14 @@ def fetch(
     """The file of `row` on this machine, downloaded if need be, its hash checked.
 
     Several processes that want the same file download it once. A damaged file in our
-    cache is set aside, with a warning, and fetched again.
+    cache is set aside, with a warning, and fetched again. What a broken connection, or
+    a killed process, left of a file is the beginning of the next download.
 
     Args:
       row: from `weights.find`.
       progress: called during a download.
-      timeout: seconds without an answer or without data after which an attempt ends.
+      timeout: seconds without an answer or with next to no data after which an attempt
+        ends.
       backoff: seconds before the second attempt; doubled before the third.
 
     Raises:
@@ -111,12 +101,12 @@ def fetch(
         if path is None:
             path = _fetch_locked(row, progress, timeout, backoff)
     except OSError as error:
-        folder = cache_folder()
+        folder = cache.cache_folder()
         reason = f"the folder {folder} cannot be written ({error}); set JAXVISION_HOME"
         raise _failure(row, reason) from error
-    if path.parent == cache_folder() and _recorded(row) is None:
+    if path.parent == cache.cache_folder() and cache.recorded(row) is None:
         with suppress(OSError):  # a cache that is shared read-only has no record
-            files.write_text(_record_path(row), _sha256(path) + "\n")
+            files.write_text(cache.record_path(row), cache.sha256(path) + "\n")
     return path
 
 
@@ -127,29 +117,21 @@ def reachable(*, row: Row | None = None, timeout: float = 5.0) -> bool:
     have that file.
     """
     url = source_url(row or weights.TABLE[0])
-    answers = []
+    asked = url if row else url.rsplit("/", 1)[0] + "/"
 
-    def probe():
-        with suppress(Exception):
-            request = _request(url if row else url.rsplit("/", 1)[0] + "/", "HEAD")
-            try:
-                with urllib.request.urlopen(request, timeout=timeout) as reply:
-                    page = reply.headers.get_content_type() == "text/html"
-                    answers.append(not (row and page))
-            except urllib.error.HTTPError as error:
-                error.close()
-                answers.append(row is None and error.code < 500 and error.code != 407)
+    def probe() -> bool:
+        try:
+            reply = urllib.request.urlopen(request(asked, "HEAD"), timeout=timeout)
+            with reply:
+                page = reply.headers.get_content_type() == "text/html"
+                return not (row and page)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return row is None and error.code < 500 and error.code != 407
 
-    # A thread, because no timeout of urllib's covers the look-up of the host's name.
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return bool(answers and answers[0])
-
-
-def cached_params_path(row: Row) -> Path:
-    """Where the converted copy of `row` lives: torchvision's names and layouts."""
-    return (cache_folder() / row.file).with_suffix(".safetensors")
+    with suppress(Exception):
+        return within(timeout, probe)
+    return False
 
 
 def write_params(
@@ -164,31 +146,49 @@ def write_params(
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = _metadata(row, arrays, source_sha256)
-    path = cached_params_path(row)
+    path = cache.cached_params_path(row)
     with files.atomic_path(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+    path.chmod(path.stat().st_mode & ~cache.OTHERS_WRITE)
     return path
 
 
 def read_params(row: Row) -> dict[str, np.ndarray] | None:
     """The converted copy of `row`, verified; None without one.
 
-    A damaged copy is set aside, with a warning, and counts as none.
+    A damaged copy is set aside, with a warning, and counts as none; so does one that
+    somebody else may have put into a folder to which everybody can write: its hashes
+    are its own, and prove nothing.
     """
-    path = cached_params_path(row)
+    path = cache.cached_params_path(row)
     if not path.is_file():
+        return None
+    if not cache.is_trusted(path):
+        warnings.warn(
+            f"{path} may be anybody's and is not used: everybody can write there, and "
+            "it is not this user's alone",
+            stacklevel=2,
+        )
         return None
     try:
         arrays, metadata = weights.read_safetensors(path)
         source = metadata.get("source_sha256", "")
-        if source.startswith(row.sha256_prefix):
+        if cache.is_right(source, row):
             if metadata == _metadata(row, arrays, source):
                 return arrays
     except ValueError:
         pass
     with suppress(OSError):
-        _set_aside(path)
+        cache.set_aside(path)
     return None
+
+
+def source_sha256(row: Row) -> str:
+    """The full hash of the file that the converted copy was made from."""
+    with suppress(OSError, safetensors.SafetensorError):
+        with safetensors.safe_open(cache.cached_params_path(row), "np") as file:
+            return (file.metadata() or {}).get("source_sha256", "")
+    return cache.recorded(row) or ""
 
 
 def is_cached(row: Row) -> bool:
@@ -221,7 +221,7 @@ def imagenet_state_dict(
     path = fetch(row, progress=progress)
     arrays = weights.load_state_dict(path)
     try:
-        write_params(row, arrays, source_sha256=_sha256(path))
+        write_params(row, arrays, source_sha256=cache.sha256(path))
     except (OSError, safetensors.SafetensorError) as error:
         warnings.warn(f"no converted copy of {path} was kept: {error}", stacklevel=2)
     return arrays, row
@@ -230,129 +230,102 @@ def imagenet_state_dict(
 def _fetch_locked(
     row: Row, progress: Progress | None, timeout: float, backoff: float
 ) -> Path:
-    path = cache_folder() / row.file
+    path = cache.cache_folder() / row.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{row.file}.lock")):
+    with _locked(path):
         if path.is_file():
-            if _is_intact(path, row):  # another process was faster
+            if cache.is_intact(path, row):  # another process was faster
                 return path
-            _set_aside(path)
-        _record_path(row).unlink(missing_ok=True)
-        # What a killed download left: under the lock nobody is writing these.
-        for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-            leftover.unlink()
-        digest = _download(row, path, progress, timeout, backoff)
-        files.write_text(_record_path(row), digest + "\n")
+            cache.set_aside(path)
+        cache.record_path(row).unlink(missing_ok=True)
+        part = _part(row)
+        digest = _download(row, part, progress, timeout, backoff)
+        files.move(part, path)
+        files.write_text(cache.record_path(row), digest + "\n")
     return path
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time fetch `path`; one that takes long is named."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    signed = path.with_name(f".{path.name}.running.json")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        warnings.warn(
+            f"waiting for {path.name}, which {holder(signed)}, is fetching: end it if "
+            "it hangs",
+            stacklevel=5,
+        )
+        lock.acquire()
+    try:
+        sign(signed)
+        yield
+    finally:
+        signed.unlink(missing_ok=True)
+        lock.release()
+
+
+def _part(row: Row) -> Path:
+    """Where a download grows; what is there already, if it can be the file's."""
+    part = cache.cache_folder() / f"{row.file}.part"
+    if part.is_symlink() or part.exists():
+        too_long = part.lstat().st_size > row.size + SLACK
+        if too_long or not cache.is_trusted(part):
+            part.unlink()
+    return part
+
+
 def _download(
-    row: Row, path: Path, progress: Progress | None, timeout: float, backoff: float
+    row: Row, part: Path, progress: Progress | None, timeout: float, backoff: float
 ) -> str:
-    """Downloads `row` in three attempts at most; the full hash of the file."""
-    waits = iter((backoff, 2 * backoff))
+    """Brings `part` to its end, in `ATTEMPTS` without progress; the file's hash.
+
+    Raises:
+      WeightsError: it cannot be had.
+    """
+    failed, most = 0, _length(part)
+    # A process may have been killed between the last byte and the new name.
+    if most >= row.size - SLACK and cache.is_right(digest := cache.sha256(part), row):
+        return digest
     while True:
         try:
-            with files.atomic_path(path) as temporary:
-                return _stream(row, temporary, progress, timeout)
-        except _TransferError as error:
-            wait = next(waits, None)
-            if not error.again or wait is None:
-                raise _failure(row, str(error)) from None
-        time.sleep(wait)
+            start = attempt(
+                source_url(row),
+                part,
+                size=row.size,
+                timeout=timeout,
+                progress=progress,
+            )
+            if cache.is_right(digest := cache.sha256(part), row):
+                return digest
+            part.unlink()
+            reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"
+            # Its beginning may have been another one's.
+            raise TransferError(reason, again=start > 0)
+        except TransferError as error:
+            length = _length(part)
+            failed = 1 if length >= most + STEP else failed + 1
+            most = max(most, length)
+            if not error.again or failed == ATTEMPTS:
+                raise _failure(row, str(error), kept=length) from None
+        time.sleep(backoff * 2 ** (failed - 1))
 
 
-def _stream(row: Row, path: Path, progress: Progress | None, timeout: float) -> str:
-    sha256, done = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for block, total in _blocks(source_url(row), timeout):
-            file.write(block)
-            sha256.update(block)
-            done += len(block)
-            if progress:
-                progress(done, total)
-    digest = sha256.hexdigest()
-    if not digest.startswith(row.sha256_prefix):
-        reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"
-        raise _TransferError(reason, again=False)
-    return digest
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
-def _blocks(url: str, timeout: float) -> Iterator[tuple[bytes, int | None]]:
-    """The body at `url` in pieces, each with the total length where it is known."""
-    host = url
-    try:
-        host = urllib.parse.urlsplit(url).netloc or url
-        with urllib.request.urlopen(_request(url, "GET"), timeout=timeout) as reply:
-            length = reply.headers.get("Content-Length")
-            total = int(length) if length else None
-            done = 0
-            while block := reply.read(_BLOCK):
-                fault = None if done else weights.find_fault(block[:512])
-                if fault:
-                    raise _TransferError(f"what {host} sent {fault}", again=False)
-                done += len(block)
-                yield block, total
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"{host} answered {error.code} {error.reason}"
-        again = error.code >= 500 or error.code == 429
-        raise _TransferError(reason, again=again) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, TimeoutError):
-            cause = f"no answer or no data for {timeout:g} seconds"
-        again = not isinstance(error, ValueError)
-        raise _TransferError(f"{host}: {cause}", again=again) from None
-    if total is not None and done < total:
-        reason = f"{host} sent {done:,} of {total:,} bytes"
-        raise _TransferError(reason, again=True)
-    if not done:
-        raise _TransferError(f"{host} sent nothing", again=True)
-
-
-def _request(url: str, method: str) -> urllib.request.Request:
-    return urllib.request.Request(
-        url, headers={"User-Agent": "jaxvision"}, method=method
-    )
-
-
-def _failure(row: Row, reason: str) -> WeightsError:
+def _failure(row: Row, reason: str, *, kept: int = 0) -> WeightsError:
     line = " ".join(reason.split())
+    if kept:
+        line += f"; {kept:,} bytes are kept, and the next start goes on from there"
+    known = row.sha256 or f"begins with {row.sha256_prefix}"
     return WeightsError(
         f"{row.file} could not be fetched: {line}; get {source_url(row)} (its SHA-256 "
-        f"begins with {row.sha256_prefix}) and put it into {cache_folder()}"
+        f"{'is ' if row.sha256 else ''}{known}) and put it into {cache.cache_folder()}"
     )
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-
-
-def _record_path(row: Row) -> Path:
-    return cache_folder() / f"{row.file}.sha256"
-
-
-def _recorded(row: Row) -> str | None:
-    """The full hash written when the file was first used."""
-    try:
-        text = _record_path(row).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    return text if re.fullmatch("[0-9a-f]{64}", text) else None
-
-
-def _is_intact(path: Path, row: Row) -> bool:
-    try:
-        digest = _sha256(path)
-    except OSError:
-        return False
-    return digest.startswith(row.sha256_prefix) and _recorded(row) in (None, digest)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _metadata(
@@ -369,9 +342,3 @@ def _metadata(
         "source_sha256": source_sha256,
         "content_sha256": sha256.hexdigest(),
     }
-
-
-def _set_aside(path: Path) -> None:
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    warnings.warn(f"{path} is damaged; it is kept as {aside.name}", stacklevel=4)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from jaxvision.files import cache_home
+
 LIMIT = 2**30
 """Bytes that the folder may hold; a large network's step is some megabytes."""
 SHORTEST = 0.2
@@ -58,9 +60,7 @@ def use_cache() -> Path | None:
 
 def cache_folder() -> Path:
     """The folder of all machines' programs, which need not exist yet."""
-    home = os.environ.get("JAXVISION_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(home) if home else Path(cache) / "jaxvision").expanduser() / NAME
+    return cache_home() / NAME
 
 
 def machine(processor: str) -> str:

@@ -64,9 +64,9 @@ def test_superres_trains_on_trainval_and_judges_on_test(served, tmp_path):
     superres.main(config)
     rows = rows_of(tmp_path / "superres" / "1" / "photos.csv")
     judged = [row for row in rows if row["set"] == "test"]
-    assert names_of(judged, "path") == set(PETS["test"])
+    assert names_of(judged, "photo") == set(PETS["test"])
     others = [row for row in rows if row["set"] == "oxford_iiit_pet"]
-    assert names_of(others, "path") == {*PETS["trainval"], *PETS["test"]}
+    assert names_of(others, "photo") == {*PETS["trainval"], *PETS["test"]}
 
 
 def test_what_could_not_be_had_is_a_failed_run_and_what_is_wrong_a_wrong_call(
