@@ -1,59 +1,38 @@
 """Files of known content on this machine: found, or fetched once and checked.
 
-A download appears whole or not at all, and has the hash that is expected. Several
-processes that want the same file download it once. The full SHA-256 seen when a file
-was first used is kept beside it (`.sha256`).
+Beside each lie the full SHA-256 seen when it was first used (`.sha256`) and what a
+broken download left (`.part`). Several processes that want the same file download it
+once.
 """
 
 import hashlib
-import http.client
+import os
 import re
+import stat
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from jaxvision import files
+from jaxvision.holder import holder, sign
+from jaxvision.http_file import Progress, Remote, TransferError, attempt
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that have come and, where the server says it, their total."""
-
-_BLOCK = 1 << 18
+ATTEMPTS = 3
+"""So many in a row without progress end a download."""
+PATIENCE = 5.0
+"""Seconds of waiting for another process's download until it is named."""
+STEP = 1 << 20
+"""Bytes that an attempt must bring to count as progress."""
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+"""What only the owner may do to a file of ours."""
 
 
 class DownloadError(RuntimeError):
     """A file that is neither here nor to be had; the message says what to do."""
-
-
-class Remote(NamedTuple):
-    """A file that a server has, and where it belongs on this machine.
-
-    Attributes:
-      path: where it is kept.
-      url: where it is fetched from.
-      sha256: its SHA-256 in hex, or the beginning of it.
-      find_fault: says of its first bytes why they cannot be right, if they cannot.
-    """
-
-    path: Path
-    url: str
-    sha256: str
-    find_fault: Callable[[bytes], str | None]
-
-
-class _TransferError(Exception):
-    """One attempt that failed; `again` where another may do better."""
-
-    def __init__(self, reason: str, *, again: bool):
-        super().__init__(reason)
-        self.again = again
 
 
 def fetch(
@@ -66,12 +45,14 @@ def fetch(
     """The file of `remote` on this machine, downloaded if need be, its hash checked.
 
     Several processes that want the same file download it once. A damaged file in its
-    place is set aside, with a warning, and fetched again.
+    place is set aside, with a warning, and fetched again. What a broken connection, or
+    a killed process, left of a file is the beginning of the next download.
 
     Args:
       remote: what is wanted.
       progress: called during a download.
-      timeout: seconds without an answer or without data after which an attempt ends.
+      timeout: seconds without an answer or with next to no data after which an attempt
+        ends.
       backoff: seconds before the second attempt; doubled before the third.
 
     Raises:
@@ -79,17 +60,92 @@ def fetch(
     """
     path = remote.path
     try:
-        if not is_intact(remote):
+        if not is_intact(path, remote):
             _fetch_locked(remote, progress, timeout, backoff)
     except OSError as error:
         reason = (
             f"the folder {path.parent} cannot be written ({error}); set JAXVISION_HOME"
         )
         raise _failure(remote, reason) from error
-    if _recorded(remote) is None:
+    if recorded(remote) is None:
         with suppress(OSError):  # a cache that is shared read-only has no record
-            files.write_text(_record_path(remote), file_sha256(path) + "\n")
+            files.write_text(record_path(remote), sha256(path) + "\n")
     return path
+
+
+def mirrored(url: str, *, name: str, mirror: str | None) -> str:
+    """Where to fetch from: `url`, or `name` in a mirror where there is one.
+
+    Args:
+      url: the authors'.
+      name: of the file, below the mirror.
+      mirror: a URL or, for files that are on this machine already, a folder.
+    """
+    if not mirror:
+        return url
+    folder = files.expanded(mirror)
+    if folder.is_dir():
+        return (folder.absolute() / name).as_uri()
+    return f"{mirror.rstrip('/')}/{name}"
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_right(digest: str, remote: Remote) -> bool:
+    """Whether `digest` is that of the file of `remote`, as far as it is known."""
+    return digest.startswith(remote.sha256)
+
+
+def is_intact(path: Path, remote: Remote) -> bool:
+    """Whether `path` is the file of `remote`, and the one that was first seen here."""
+    try:
+        digest = sha256(path)
+    except OSError:
+        return False
+    return is_right(digest, remote) and recorded(remote) in (None, digest)
+
+
+def record_path(remote: Remote) -> Path:
+    """Where the full hash of the file is written when it is first used."""
+    return remote.path.with_name(f"{remote.path.name}.sha256")
+
+
+def recorded(remote: Remote) -> str | None:
+    """The full hash written when the file was first used."""
+    try:
+        text = record_path(remote).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether nobody but this user, the system or the cache's keepers made `path`.
+
+    A file of ours, or root's, that others cannot write; or any where not everybody can
+    write to the cache's folders, whose writers one has chosen by naming it.
+    """
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        mine = found.st_uid in (os.getuid(), 0) and not found.st_mode & OTHERS_WRITE
+        writable = (p.stat().st_mode for p in (path.parent, path.parent.parent))
+        shared = any(mode & stat.S_IWOTH for mode in (found.st_mode, *writable))
+    except OSError:
+        return False
+    return mine or not shared
+
+
+def set_aside(path: Path) -> None:
+    """Renames a damaged file, with a warning, so that it is looked at no more."""
+    aside = path.with_name(f"{path.name}.damaged")
+    path.replace(aside)
+    warnings.warn(f"{path} is damaged; it is kept as {aside.name}", stacklevel=4)
 
 
 def _fetch_locked(
@@ -97,132 +153,94 @@ def _fetch_locked(
 ) -> None:
     path = remote.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with _locked(path):
         if path.is_file():
-            if is_intact(remote):  # another process was faster
+            if is_intact(path, remote):  # another process was faster
                 return
             set_aside(path)
-        _record_path(remote).unlink(missing_ok=True)
-        # What a killed download left: under the lock nobody is writing these.
-        for leftover in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-            leftover.unlink()
-        digest = _download(remote, progress, timeout, backoff)
-        files.write_text(_record_path(remote), digest + "\n")
+        record_path(remote).unlink(missing_ok=True)
+        part = _part(remote)
+        digest = _download(remote, part, progress, timeout, backoff)
+        files.move(part, path)
+        files.write_text(record_path(remote), digest + "\n")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time fetch `path`; one that takes long is named."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    signed = path.with_name(f".{path.name}.running.json")
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        warnings.warn(
+            f"waiting for {path.name}, which {holder(signed)}, is fetching: end it if "
+            "it hangs",
+            stacklevel=5,
+        )
+        lock.acquire()
+    try:
+        sign(signed)
+        yield
+    finally:
+        signed.unlink(missing_ok=True)
+        lock.release()
+
+
+def _part(remote: Remote) -> Path:
+    """Where a download grows; what is there already, if it can be the file's."""
+    part = remote.path.with_name(f"{remote.path.name}.part")
+    if part.is_symlink() or part.exists():
+        too_long = part.lstat().st_size > remote.size + remote.slack
+        if too_long or not is_trusted(part):
+            part.unlink()
+    return part
 
 
 def _download(
-    remote: Remote, progress: Progress | None, timeout: float, backoff: float
+    remote: Remote,
+    part: Path,
+    progress: Progress | None,
+    timeout: float,
+    backoff: float,
 ) -> str:
-    """Downloads `remote` in three attempts at most; the full hash of the file."""
-    waits = iter((backoff, 2 * backoff))
+    """Brings `part` to its end, in `ATTEMPTS` without progress; the file's hash.
+
+    Raises:
+      DownloadError: it cannot be had.
+    """
+    failed, most = 0, _length(part)
+    # A process may have been killed between the last byte and the new name.
+    if most >= remote.size - remote.slack and is_right(digest := sha256(part), remote):
+        return digest
     while True:
         try:
-            with files.atomic_path(remote.path) as temporary:
-                return _stream(remote, temporary, progress, timeout)
-        except _TransferError as error:
-            wait = next(waits, None)
-            if not error.again or wait is None:
-                raise _failure(remote, str(error)) from None
-        time.sleep(wait)
+            start = attempt(remote, part, timeout=timeout, progress=progress)
+            if is_right(digest := sha256(part), remote):
+                return digest
+            part.unlink()
+            reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"
+            # Its beginning may have been another one's.
+            raise TransferError(reason, again=start > 0)
+        except TransferError as error:
+            length = _length(part)
+            failed = 1 if length >= most + STEP else failed + 1
+            most = max(most, length)
+            if not error.again or failed == ATTEMPTS:
+                raise _failure(remote, str(error), kept=length) from None
+        time.sleep(backoff * 2 ** (failed - 1))
 
 
-def _stream(
-    remote: Remote, path: Path, progress: Progress | None, timeout: float
-) -> str:
-    sha256, done = hashlib.sha256(), 0
-    with path.open("wb") as file:
-        for block, total in _blocks(remote, timeout):
-            file.write(block)
-            sha256.update(block)
-            done += len(block)
-            if progress:
-                progress(done, total)
-    digest = sha256.hexdigest()
-    if not digest.startswith(remote.sha256):
-        reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"
-        raise _TransferError(reason, again=False)
-    return digest
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
-def _blocks(remote: Remote, timeout: float) -> Iterator[tuple[bytes, int | None]]:
-    """The body in pieces, each with the total length where it is known."""
-    host = url = remote.url
-    try:
-        host = urllib.parse.urlsplit(url).netloc or url
-        with urllib.request.urlopen(request(url, "GET"), timeout=timeout) as reply:
-            length = reply.headers.get("Content-Length")
-            total = int(length) if length else None
-            done = 0
-            while block := reply.read(_BLOCK):
-                fault = None if done else remote.find_fault(block[:512])
-                if fault:
-                    raise _TransferError(f"what {host} sent {fault}", again=False)
-                done += len(block)
-                yield block, total
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"{host} answered {error.code} {error.reason}"
-        again = error.code >= 500 or error.code == 429
-        raise _TransferError(reason, again=again) from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(cause, TimeoutError):
-            cause = f"no answer or no data for {timeout:g} seconds"
-        again = not isinstance(error, ValueError)
-        raise _TransferError(f"{host}: {cause}", again=again) from None
-    if total is not None and done < total:
-        reason = f"{host} sent {done:,} of {total:,} bytes"
-        raise _TransferError(reason, again=True)
-    if not done:
-        raise _TransferError(f"{host} sent nothing", again=True)
-
-
-def request(url: str, method: str) -> urllib.request.Request:
-    """A request that says whose it is."""
-    return urllib.request.Request(
-        url, headers={"User-Agent": "jaxvision"}, method=method
-    )
-
-
-def _failure(remote: Remote, reason: str) -> DownloadError:
+def _failure(remote: Remote, reason: str, *, kept: int = 0) -> DownloadError:
     line = " ".join(reason.split())
+    if kept:
+        line += f"; {kept:,} bytes are kept, and the next start goes on from there"
     says = "is" if len(remote.sha256) == 64 else "begins with"
     return DownloadError(
         f"{remote.path.name} could not be fetched: {line}; get {remote.url} (its "
         f"SHA-256 {says} {remote.sha256}) and put it into {remote.path.parent}"
     )
-
-
-def _record_path(remote: Remote) -> Path:
-    return remote.path.with_name(f"{remote.path.name}.sha256")
-
-
-def _recorded(remote: Remote) -> str | None:
-    """The full hash written when the file was first used."""
-    try:
-        text = _record_path(remote).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
-    return text if re.fullmatch("[0-9a-f]{64}", text) else None
-
-
-def is_intact(remote: Remote) -> bool:
-    """Whether the file is here, with the hash that it must have."""
-    try:
-        digest = file_sha256(remote.path)
-    except OSError:
-        return False
-    return digest.startswith(remote.sha256) and _recorded(remote) in (None, digest)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def set_aside(path: Path) -> None:
-    """Renames a damaged file, with a warning."""
-    aside = path.with_name(f"{path.name}.damaged")
-    path.replace(aside)
-    warnings.warn(f"{path} is damaged; it is kept as {aside.name}", stacklevel=4)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxvision import download, files
-from jaxvision.download import Remote
+from jaxvision.http_file import Remote
 
 Tell = Callable[[str, int, int], None]
 """Called with what goes on, how much of it is done, and of how much."""
@@ -41,16 +41,19 @@ class Archive(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Where to fetch from: the authors' site, or `$JAXVISION_DATA_URL/FOLDER`."""
+        """Where to fetch from: the authors' site, or `$JAXVISION_DATA_URL/FOLDER`.
+
+        That is a URL or, for files that are on this machine already, a folder.
+        """
         mirror = os.environ.get("JAXVISION_DATA_URL")
-        site = f"{mirror.rstrip('/')}/{self.folder}" if mirror else self.site
-        return f"{site}/{self.file}"
+        name = f"{self.folder}/{self.file}"
+        return download.mirrored(f"{self.site}/{self.file}", name=name, mirror=mirror)
 
     @property
     def remote(self) -> Remote:
         """What is to be fetched, and its place in the cache."""
         path = data_folder(self.folder) / self.file
-        return Remote(path, self.url, self.sha256, find_fault)
+        return Remote(path, self.url, self.sha256, self.size, find_fault)
 
     def fetch(self, tell: Tell | None = None) -> Path:
         """The archive in the cache, downloaded if need be, its hash checked.
@@ -67,7 +70,7 @@ class Archive(NamedTuple):
 
     def check(self, path: Path) -> None:
         """Raises ValueError unless the file at `path` is this archive."""
-        if not download.is_intact(self.remote._replace(path=path)):
+        if not download.is_intact(path, self.remote):
             size = path.stat().st_size if path.is_file() else 0
             raise ValueError(
                 f"{path} is damaged or another file ({size:,} bytes; {self.file} has "
