@@ -164,6 +164,21 @@ def test_pets_are_fetched_and_unpacked_once(served, home):
     assert len(served.fetched) == 2
 
 
+def test_a_mirror_may_be_a_folder(served, home, tmp_path, monkeypatch):
+    path = tmp_path / "mirror" / "cifar10" / CIFAR
+    path.parent.mkdir(parents=True)
+    path.write_bytes(served.server.bodies[f"cifar10/{CIFAR}"])
+    monkeypatch.setenv("JAXVISION_DATA_URL", str(tmp_path / "mirror"))
+    check_cifar10(open_dataset("cifar10", **NATIVE))
+    assert served.fetched == [] and (home / "cifar10" / CIFAR).is_file()
+
+
+def test_a_broken_download_goes_on(served, home):
+    served.server.resumes, served.server.faults = True, ["short"]
+    check_cifar10(open_dataset("cifar10", **NATIVE))
+    assert served.fetched == [CIFAR] * 2 and served.server.ranges[0] > 0
+
+
 def test_archives_put_there_by_hand_are_taken(served, home):
     for name, data in served.server.bodies.items():
         path = home / name
@@ -335,3 +350,48 @@ def test_full_disk_leaves_no_half_of_the_photos(served, home, monkeypatch):
     )
     check_pets(open_dataset("oxford_iiit_pet", **SIZES), folder)
     assert len(served.fetched) == 2
+
+
+@pytest.mark.data
+def test_real_images_in_the_official_layout(home, tmp_path, data_folder, monkeypatch):
+    monkeypatch.undo()  # batches of 10,000 images
+    sheets = data_folder / "cifar10"
+    labels = np.load(sheets / "labels.npz")
+    expected = {}
+    for split in ("train", "test"):
+        parts = []
+        for sheet in sorted(sheets.glob(f"{split}_*.webp")):
+            grid = np.asarray(Image.open(sheet).convert("RGB"))
+            rows = grid.reshape(100, 32, 100, 32, 3).swapaxes(1, 2)
+            parts.append(rows.reshape(-1, 32, 32, 3))
+        expected[split] = np.concatenate(parts)
+        planes = expected[split].transpose(0, 3, 1, 2).reshape(-1, 3072)
+        rows = np.concatenate([labels[split].astype(np.uint8)[:, None], planes], axis=1)
+        for number, part in enumerate(np.split(rows, len(rows) // 10_000), 1):
+            name = f"data_batch_{number}.bin" if split == "train" else "test_batch.bin"
+            part.tofile(tmp_path / name)
+    data = open_dataset(str(tmp_path), **NATIVE)
+    for split, part in (("train", data.train), ("test", data.val)):
+        np.testing.assert_array_equal(part.images, expected[split])
+        np.testing.assert_array_equal(part.labels, labels[split])
+    assert (len(data.train), len(data.val)) == (50_000, 10_000)
+    assert data.classes[data.train.labels[0]] == "frog"  # the well-known first image
+
+
+@pytest.mark.data
+def test_real_pets_in_the_official_layout(served, home, data_folder):
+    lists, images = {}, []
+    order = {name: label for label, name in enumerate(pets.CLASSES, 1)}
+    for folder, split in (("train", "trainval"), ("test", "test")):
+        paths = sorted((data_folder / "pets" / folder).glob("*.jpg"))
+        names = [(path.stem, order[path.stem.rsplit("_", 1)[0]]) for path in paths]
+        lines = [f"{name} {label} 1 1\n" for name, label in names]
+        lists[f"annotations/{split}.txt"] = "".join(lines).encode()
+        images += [(f"images/{path.name}", path.read_bytes()) for path in paths]
+    served.publish("annotations.tar.gz", tar(lists.items()))
+    served.publish("images.tar.gz", tar(images))
+    data = open_dataset("oxford_iiit_pet", **SIZES)
+    assert len(data.train) + len(data.val) == len(images) and not data.skipped
+    assert set(data.train.labels) == set(range(37))
+    for path, label in zip(data.val.paths, data.val.labels, strict=True):
+        assert path.rsplit("/", 1)[-1].rsplit("_", 1)[0] == pets.CLASSES[label]

@@ -8,7 +8,7 @@ import gzip
 import os
 import tarfile
 from collections.abc import Callable, Collection, Iterator
-from io import BufferedIOBase
+from io import BufferedIOBase, RawIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ class Archive(NamedTuple):
         path = data_folder(self.folder) / self.file
         return Remote(path, self.url, self.sha256, self.size, find_fault)
 
-    def fetch(self, tell: Tell | None = None) -> Path:
+    def fetch(self, *, tell: Tell | None = None) -> Path:
         """The archive in the cache, downloaded if need be, its hash checked.
 
         Raises:
@@ -140,15 +140,16 @@ class _Refused(Exception):
     """What an archive has that none should have."""
 
 
-class _Bounded:
+class _Bounded(RawIOBase):
     """A file of which no more than so many bytes are read."""
 
     def __init__(self, file: BufferedIOBase, most: int):
+        super().__init__()
         self._file = file
         self._left = most
         self._most = most
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(size)
         self._left -= len(data)
         if self._left < 0:
@@ -165,8 +166,7 @@ def _walk(
     # As a stream: it is read once, forwards, and no offset in it can lead back.
     with tarfile.open(fileobj=_Bounded(content, most), mode="r|") as tar:
         for count, member in enumerate(tar):
-            tar.members.clear()  # which it would keep, and a bomb has millions
-            if count >= _MOST_MEMBERS:
+            if count >= _MOST_MEMBERS:  # each is kept in memory
                 raise _Refused(f"holds more than {_MOST_MEMBERS:,} members")
             name = member.name
             if name.startswith(("/", "\\")) or ".." in Path(name).parts:

@@ -49,7 +49,7 @@ def fetch_cifar10(spec: str, *, tell: Tell | None = None) -> None:
       DownloadError: it cannot be had.
     """
     if spec == NAME and _batches_in(data_folder(NAME)) is None:
-        ARCHIVE.fetch(tell)
+        ARCHIVE.fetch(tell=tell)
 
 
 def open_cifar10(spec: str, *, labelled: bool) -> Source:

@@ -73,8 +73,8 @@ def fetch_pets(spec: str, *, tell: Tell | None = None) -> None:
         return
     annotations = None
     if not _has_lists(folder):
-        annotations = ANNOTATIONS.fetch(tell)
-    images = None if (folder / "images").is_dir() else IMAGES.fetch(tell)
+        annotations = ANNOTATIONS.fetch(tell=tell)
+    images = None if (folder / "images").is_dir() else IMAGES.fetch(tell=tell)
     try:
         with FileLock(folder / ".unpacking.lock"):
             if annotations is not None and not _has_lists(folder):
