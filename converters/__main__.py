@@ -24,6 +24,7 @@ from converters.from_torch import without_optional
 from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
 from jaxvision import models
+from jaxvision.compilation import check_device
 from jaxvision.files import atomic_path, write_text
 from jaxvision.functional import functionalize
 
@@ -142,6 +143,7 @@ def fetch(command: Fetch) -> None:
 def export(command: Export) -> None:
     """Writes tensors with torchvision's names and layouts."""
     _check_target(command.to)
+    check_device()
     path = Path(command.source)
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
@@ -182,6 +184,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], *, note: str = "") -> None
 
 def run_verify(command: Verify) -> None:
     """Prints the comparison; ends the process with 1 where a bound is broken."""
+    check_device()
     everything = command.name == "all"
     found = []
     for name in models.names() if everything else [command.name]:

@@ -128,7 +128,10 @@ def read_params(row: Row) -> dict[str, np.ndarray] | None:
     somebody else may have put into a folder to which everybody can write: its hashes
     are its own, and prove nothing.
     """
-    path = cache.cached_params_path(row)
+    try:
+        path = cache.cached_params_path(row)
+    except FileNotFoundError:  # no home folder: nothing is kept
+        return None
     if not path.is_file():
         return None
     if not download.is_trusted(path):

@@ -27,6 +27,23 @@ FOLDER = "jax_compilation_cache_dir"
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
+def check_device() -> None:
+    """Has JAX find its devices now.
+
+    Raises:
+      ValueError: it finds none of the kind that `JAX_PLATFORMS` asks for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without a GPU
+        asked = jax.config.jax_platforms
+        said = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here"
+            f"{said and f' ({said})'}; unset it, or install JAX for that device"
+        ) from None
+
+
 def use_cache() -> Path | None:
     """Has JAX keep compiled programs in a private folder; returns the one in use.
 
