@@ -352,6 +352,7 @@ def test_full_disk_leaves_no_half_of_the_photos(served, home, monkeypatch):
     assert len(served.fetched) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_images_in_the_official_layout(home, tmp_path, data_folder, monkeypatch):
     monkeypatch.undo()  # batches of 10,000 images
@@ -378,6 +379,7 @@ def test_real_images_in_the_official_layout(home, tmp_path, data_folder, monkeyp
     assert data.classes[data.train.labels[0]] == "frog"  # the well-known first image
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_real_pets_in_the_official_layout(served, home, data_folder):
     lists, images = {}, []

@@ -8,9 +8,9 @@ import gzip
 import os
 import tarfile
 from collections.abc import Callable, Collection, Iterator
-from io import BufferedIOBase, RawIOBase
+from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxvision import download, files
 from jaxvision.http_file import Remote
@@ -140,16 +140,15 @@ class _Refused(Exception):
     """What an archive has that none should have."""
 
 
-class _Bounded(RawIOBase):
+class _Bounded:
     """A file of which no more than so many bytes are read."""
 
     def __init__(self, file: BufferedIOBase, most: int):
-        super().__init__()
         self._file = file
         self._left = most
         self._most = most
 
-    def read(self, size: int = -1, /) -> bytes:
+    def read(self, size: int) -> bytes:
         data = self._file.read(size)
         self._left -= len(data)
         if self._left < 0:
@@ -164,7 +163,8 @@ def _walk(
     file.seek(0)
     content = gzip.open(file) if is_gzip else file
     # As a stream: it is read once, forwards, and no offset in it can lead back.
-    with tarfile.open(fileobj=_Bounded(content, most), mode="r|") as tar:
+    bounded: Any = _Bounded(content, most)  # all that a stream asks for is `read`
+    with tarfile.open(fileobj=bounded, mode="r|") as tar:
         for count, member in enumerate(tar):
             if count >= _MOST_MEMBERS:  # each is kept in memory
                 raise _Refused(f"holds more than {_MOST_MEMBERS:,} members")
