@@ -20,6 +20,7 @@ from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
 from experiments.runs.folder import Run, data_notes, say_data, write_skipped
+from experiments.training.data import fetch_data
 from experiments.training.last_layer import (
     frozen_prefixes,
     is_trained_alone,
@@ -230,7 +231,9 @@ def open_data(
 
     Raises:
       UsageError: there is none, or it cannot be trained on.
+      RunError: it could not be fetched.
     """
+    fetch_data(spec, console=console, where=where)
     try:
         with console.counting("reading photos") as progress:
             dataset = open_dataset(
