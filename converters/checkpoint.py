@@ -206,6 +206,6 @@ def foreign_names(names: Mapping[str, Any]) -> str | None:
     return None
 
 
-def plain_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+def plain_warning(message: Warning | str, *_: Any) -> str:
     """A warning as a program's one line, for `warnings.formatwarning`."""
     return f"warning: {message}\n"
