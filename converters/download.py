@@ -5,41 +5,27 @@ The hash of a file is checked at every use. `converters.cache` says where they l
 
 import hashlib
 import os
-import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from filelock import FileLock, Timeout
 
 from converters import cache, weights
-from converters.http_file import (
-    SLACK,
-    Progress,
-    TransferError,
-    attempt,
-    request,
-    within,
-)
 from converters.weights import Row
-from jaxvision import files
-from jaxvision.holder import holder, sign
+from jaxvision import download, files
+from jaxvision.download import DownloadError
+from jaxvision.http_file import Progress, Remote, request, within
 
-ATTEMPTS = 3
-"""So many in a row without progress end a download."""
-PATIENCE = 5.0
-"""Seconds of waiting for another process's download until it is named."""
-STEP = 1 << 20
-"""Bytes that an attempt must bring to count as progress."""
+SLACK = 1024
+"""Bytes by which a file may differ from the size that is known of it."""
 
-
-class WeightsError(RuntimeError):
-    """A weight file that is neither here nor to be had; the message says what to do."""
+WeightsError = DownloadError
+"""A weight file that is neither here nor to be had; the message says what to do."""
 
 
 def source_url(row: Row) -> str:
@@ -48,29 +34,17 @@ def source_url(row: Row) -> str:
     That is a URL or, for files that are on this machine already, a folder.
     """
     mirror = os.environ.get("JAXVISION_WEIGHTS_URL")
-    if not mirror:
-        return row.url
-    folder = files.expanded(mirror)
-    if folder.is_dir():
-        return (folder.absolute() / row.file).as_uri()
-    return f"{mirror.rstrip('/')}/{row.file}"
+    return download.mirrored(row.url, name=row.file, mirror=mirror)
 
 
 def find_cached(row: Row) -> Path | None:
     """The file in torch's cache or ours, if its hash is right; changes nothing."""
-    for folder in cache.folders():
-        path = folder / row.file
-        if not path.is_file():
-            continue
-        if cache.is_intact(path, row):
-            return path
-        if folder.name == "checkpoints":  # torch's, and not ours to set aside
-            warnings.warn(
-                f"{path} does not have the SHA-256 {row.sha256_prefix}... and is not "
-                "used: delete it",
-                stacklevel=2,
-            )
-    return None
+    path = _in_torch_cache(row)
+    if path is None:
+        with suppress(FileNotFoundError):  # without a home folder there is no cache
+            remote = _remote(row, cache.cache_folder())
+            path = remote.path if download.is_intact(remote.path, remote) else None
+    return path
 
 
 def fetch(
@@ -96,18 +70,12 @@ def fetch(
     Raises:
       WeightsError: the file cannot be had; one line says what to put where.
     """
-    path = find_cached(row)
-    try:
-        if path is None:
-            path = _fetch_locked(row, progress, timeout, backoff)
-    except OSError as error:
-        folder = cache.cache_folder()
-        reason = f"the folder {folder} cannot be written ({error}); set JAXVISION_HOME"
-        raise _failure(row, reason) from error
-    if path.parent == cache.cache_folder() and cache.recorded(row) is None:
-        with suppress(OSError):  # a cache that is shared read-only has no record
-            files.write_text(cache.record_path(row), cache.sha256(path) + "\n")
-    return path
+    return _in_torch_cache(row) or download.fetch(
+        _remote(row, cache.cache_folder()),
+        progress=progress,
+        timeout=timeout,
+        backoff=backoff,
+    )
 
 
 def reachable(*, row: Row | None = None, timeout: float = 5.0) -> bool:
@@ -149,7 +117,7 @@ def write_params(
     path = cache.cached_params_path(row)
     with files.atomic_path(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-    path.chmod(path.stat().st_mode & ~cache.OTHERS_WRITE)
+    path.chmod(path.stat().st_mode & ~download.OTHERS_WRITE)
     return path
 
 
@@ -166,7 +134,7 @@ def read_params(row: Row) -> dict[str, np.ndarray] | None:
         return None
     if not path.is_file():
         return None
-    if not cache.is_trusted(path):
+    if not download.is_trusted(path):
         warnings.warn(
             f"{path} may be anybody's and is not used: everybody can write there, and "
             "it is not this user's alone",
@@ -176,13 +144,13 @@ def read_params(row: Row) -> dict[str, np.ndarray] | None:
     try:
         arrays, metadata = weights.read_safetensors(path)
         source = metadata.get("source_sha256", "")
-        if cache.is_right(source, row):
+        if source.startswith(row.sha256 or row.sha256_prefix):
             if metadata == _metadata(row, arrays, source):
                 return arrays
     except ValueError:
         pass
     with suppress(OSError):
-        cache.set_aside(path)
+        download.set_aside(path)
     return None
 
 
@@ -191,7 +159,7 @@ def source_sha256(row: Row) -> str:
     with suppress(OSError, safetensors.SafetensorError):
         with safetensors.safe_open(cache.cached_params_path(row), "np") as file:
             return (file.metadata() or {}).get("source_sha256", "")
-    return cache.recorded(row) or ""
+    return download.recorded(_remote(row, cache.cache_folder())) or ""
 
 
 def is_cached(row: Row) -> bool:
@@ -224,111 +192,37 @@ def imagenet_state_dict(
     path = fetch(row, progress=progress)
     arrays = weights.load_state_dict(path)
     try:
-        write_params(row, arrays, source_sha256=cache.sha256(path))
+        write_params(row, arrays, source_sha256=download.sha256(path))
     except (OSError, safetensors.SafetensorError) as error:
         warnings.warn(f"no converted copy of {path} was kept: {error}", stacklevel=2)
     return arrays, row
 
 
-def _fetch_locked(
-    row: Row, progress: Progress | None, timeout: float, backoff: float
-) -> Path:
-    path = cache.cache_folder() / row.file
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path):
-        if path.is_file():
-            if cache.is_intact(path, row):  # another process was faster
-                return path
-            cache.set_aside(path)
-        cache.record_path(row).unlink(missing_ok=True)
-        part = _part(row)
-        digest = _download(row, part, progress, timeout, backoff)
-        files.move(part, path)
-        files.write_text(cache.record_path(row), digest + "\n")
-    return path
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time fetch `path`; one that takes long is named."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    signed = path.with_name(f".{path.name}.running.json")
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        warnings.warn(
-            f"waiting for {path.name}, which {holder(signed)}, is fetching: end it if "
-            "it hangs",
-            stacklevel=5,
-        )
-        lock.acquire()
-    try:
-        sign(signed)
-        yield
-    finally:
-        signed.unlink(missing_ok=True)
-        lock.release()
-
-
-def _part(row: Row) -> Path:
-    """Where a download grows; what is there already, if it can be the file's."""
-    part = cache.cache_folder() / f"{row.file}.part"
-    if part.is_symlink() or part.exists():
-        too_long = part.lstat().st_size > row.size + SLACK
-        if too_long or not cache.is_trusted(part):
-            part.unlink()
-    return part
-
-
-def _download(
-    row: Row, part: Path, progress: Progress | None, timeout: float, backoff: float
-) -> str:
-    """Brings `part` to its end, in `ATTEMPTS` without progress; the file's hash.
-
-    Raises:
-      WeightsError: it cannot be had.
-    """
-    failed, most = 0, _length(part)
-    # A process may have been killed between the last byte and the new name.
-    if most >= row.size - SLACK and cache.is_right(digest := cache.sha256(part), row):
-        return digest
-    while True:
-        try:
-            start = attempt(
-                source_url(row),
-                part,
-                size=row.size,
-                timeout=timeout,
-                progress=progress,
-            )
-            if cache.is_right(digest := cache.sha256(part), row):
-                return digest
-            part.unlink()
-            reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"
-            # Its beginning may have been another one's.
-            raise TransferError(reason, again=start > 0)
-        except TransferError as error:
-            length = _length(part)
-            failed = 1 if length >= most + STEP else failed + 1
-            most = max(most, length)
-            if not error.again or failed == ATTEMPTS:
-                raise _failure(row, str(error), kept=length) from None
-        time.sleep(backoff * 2 ** (failed - 1))
-
-
-def _length(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _failure(row: Row, reason: str, *, kept: int = 0) -> WeightsError:
-    line = " ".join(reason.split())
-    if kept:
-        line += f"; {kept:,} bytes are kept, and the next start goes on from there"
-    known = row.sha256 or f"begins with {row.sha256_prefix}"
-    return WeightsError(
-        f"{row.file} could not be fetched: {line}; get {source_url(row)} (its SHA-256 "
-        f"{'is ' if row.sha256 else ''}{known}) and put it into {cache.cache_folder()}"
+def _remote(row: Row, folder: Path) -> Remote:
+    return Remote(
+        path=folder / row.file,
+        url=source_url(row),
+        sha256=row.sha256 or row.sha256_prefix,
+        size=row.size,
+        find_fault=weights.find_fault,
+        slack=SLACK,
     )
+
+
+def _in_torch_cache(row: Row) -> Path | None:
+    with suppress(FileNotFoundError):  # without a home folder there is none
+        path = cache.torch_cache_folder() / row.file
+        if not path.is_file():
+            return None
+        # The hash that was seen first is in our cache, if there is one.
+        if download.is_intact(path, _remote(row, cache.folders()[-1])):
+            return path
+        warnings.warn(
+            f"{path} does not have the SHA-256 {row.sha256_prefix}... and is not used: "
+            "delete it",
+            stacklevel=3,
+        )
+    return None
 
 
 def _metadata(

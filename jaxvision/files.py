@@ -83,7 +83,7 @@ def expanded(path: str | Path) -> Path:
     except RuntimeError:
         raise FileNotFoundError(
             f"{path}: there is no home folder; set HOME, or JAXVISION_HOME to a folder "
-            "for weights and compiled programs"
+            "for weights, data and compiled programs"
         ) from None
 
 

@@ -150,7 +150,7 @@ def test_read_only_cache_is_used(monkeypatch):
         raise PermissionError("read-only")
 
     monkeypatch.setattr(download.files, "write_text", refuse)
-    monkeypatch.setattr(download, "FileLock", refuse)
+    monkeypatch.setattr("jaxvision.download.FileLock", refuse)
     assert download.fetch(ROW) == path
 
 

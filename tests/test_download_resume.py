@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from converters import cache, download, http_file, weights
+from converters import cache, download, weights
+from jaxvision import http_file
 from tests.weights_server import (  # noqa: F401  fixtures among them
     BODY,
     HASTY,
@@ -89,7 +90,7 @@ def test_a_part_that_is_whole_or_too_long_is_seen(served, part):
     part.write_bytes(BODY + b"?")  # the server answers 416
     assert download.fetch(ROW, **QUICK).read_bytes() == BODY
     (cache.cache_folder() / ROW.file).unlink()
-    part.write_bytes(BODY + bytes(http_file.SLACK + 1))
+    part.write_bytes(BODY + bytes(download.SLACK + 1))
     assert download.fetch(ROW, **QUICK).read_bytes() == BODY
 
 
@@ -103,7 +104,7 @@ def test_a_part_that_is_a_link_is_not_written_through(served, part, tmp_path):
 
 
 def test_attempts_that_bring_something_are_not_counted(served, monkeypatch):
-    monkeypatch.setattr(download, "STEP", 1000)
+    monkeypatch.setattr("jaxvision.download.STEP", 1000)
     served.resumes, served.faults = True, ["short"] * 6
     assert download.fetch(ROW, **QUICK).read_bytes() == BODY
     assert len(served.requests) == 7
@@ -145,7 +146,8 @@ def test_headers_that_drip_are_not_waited_for():
 
 HOLD = """
 import sys
-from converters import cache, download, weights
+from converters import cache
+from jaxvision import download
 with download._locked(cache.cache_folder() / sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
@@ -153,7 +155,7 @@ with download._locked(cache.cache_folder() / sys.argv[1]):
 
 
 def test_whoever_holds_the_lock_is_named(served, monkeypatch):
-    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr("jaxvision.download.PATIENCE", 0.2)
     cache.cache_folder().mkdir(parents=True)
     other = subprocess.Popen(
         [sys.executable, "-c", HOLD, ROW.file],

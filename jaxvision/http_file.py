@@ -15,19 +15,35 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-from converters.weights import find_fault
+from typing import Any, NamedTuple
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that have come and, where the server says it, their total."""
 
 FLOOR = 4096
 """Bytes a second; a server that sends less is as good as silent."""
-SLACK = 1024
-"""Bytes by which a file may differ from the size that is known of it."""
 
 _BLOCK = 1 << 18
+
+
+class Remote(NamedTuple):
+    """A file that a server has, and where it belongs on this machine.
+
+    Attributes:
+      path: where it is kept.
+      url: where it is fetched from.
+      sha256: its SHA-256 in hex digits, or the first of them.
+      size: its bytes.
+      find_fault: says of its first bytes why they cannot be right, if they cannot.
+      slack: how much the size may be wrong, in bytes.
+    """
+
+    path: Path
+    url: str
+    sha256: str
+    size: int
+    find_fault: Callable[[bytes], str | None]
+    slack: int = 0
 
 
 class TransferError(Exception):
@@ -39,17 +55,16 @@ class TransferError(Exception):
 
 
 def attempt(
-    url: str, part: Path, *, size: int, timeout: float, progress: Progress | None
+    remote: Remote, part: Path, *, timeout: float, progress: Progress | None
 ) -> int:
-    """Brings what `part` lacks of the file at `url`, in one attempt.
+    """Brings what `part` lacks of the file, in one attempt.
 
     What came stays in `part` when it fails, for the next attempt, unless it is of
     another file. A server that cannot begin in the middle sends everything anew.
 
     Args:
-      url: of the file.
+      remote: the file.
       part: what there is of it; need not exist.
-      size: bytes of the whole, to within `SLACK`.
       timeout: seconds without an answer, or with less than `FLOOR` of data, after which
         the attempt ends.
       progress: told what has come.
@@ -62,14 +77,14 @@ def attempt(
       OSError: `part` cannot be written.
     """
     have = part.stat().st_size if part.is_file() else 0
-    server = _Server(url, timeout)
+    server = _Server(remote.url, timeout)
     try:
         with server.opened(have) as reply:
             start, total = _place(reply, have)
             with part.open("r+b" if start else "wb") as file:
                 done = file.seek(start)
                 for block in server.blocks(reply):
-                    _check(block, done, total, size=size)
+                    _check(block, done, total, remote=remote)
                     file.write(block)
                     done += len(block)
                     if progress:
@@ -77,8 +92,8 @@ def attempt(
     except _OtherFileError as error:
         part.unlink(missing_ok=True)
         raise TransferError(f"{server.host} {error}", again=error.again) from None
-    if done < (size - SLACK if total is None else total):
-        reason = f"{server.host} sent {done:,} of {total or size:,} bytes"
+    if done < (remote.size - remote.slack if total is None else total):
+        reason = f"{server.host} sent {done:,} of {total or remote.size:,} bytes"
         raise TransferError(reason, again=True)
     return start
 
@@ -99,16 +114,17 @@ def _place(reply: Any, have: int) -> tuple[int, int | None]:
     return have, None if found[2] == "*" else int(found[2])
 
 
-def _check(block: bytes, done: int, total: int | None, *, size: int) -> None:
+def _check(block: bytes, done: int, total: int | None, *, remote: Remote) -> None:
     """Raises _OtherFileError where `block`, or the size, is not the file's."""
-    fault = None if done else find_fault(block[:512])
+    size, most = remote.size, remote.size + remote.slack
+    fault = None if done else remote.find_fault(block[:512])
     if fault:
         raise _OtherFileError(f"sent what {fault}", again=False)
-    if total is not None and abs(total - size) > SLACK:
+    if total is not None and abs(total - size) > remote.slack:
         raise _OtherFileError(
             f"has another file, of {total:,} bytes and not {size:,}", again=False
         )
-    if done + len(block) > size + SLACK:
+    if done + len(block) > most:
         raise _OtherFileError(f"sent more than the file's {size:,} bytes", again=False)
 
 
