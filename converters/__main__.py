@@ -1,6 +1,7 @@
 """python -m converters list | fetch NAME | verify NAME | export RUN | convert FILE."""
 
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,6 +21,7 @@ from safetensors.numpy import save_file
 
 from converters import cache, download, verify, weights
 from converters.bundle import load_bundle
+from converters.checkpoint import plain_warning
 from converters.from_torch import without_optional
 from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
@@ -242,6 +244,7 @@ ACTIONS = {
 def main(*, argv: list[str] | None = None) -> None:
     """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
     command = tyro.cli(Command, prog="python -m converters", args=argv)
+    warnings.formatwarning = plain_warning
     try:
         ACTIONS[type(command)](command)
     except ValueError as error:

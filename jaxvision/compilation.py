@@ -36,7 +36,7 @@ def check_device() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter of CUDA without a GPU
-        asked = jax.config.jax_platforms
+        asked = getattr(jax.config, "jax_platforms", None)
         said = " ".join(str(error).split()).partition(". ")[0]
         raise ValueError(
             f"JAX_PLATFORMS={asked}: JAX finds no such device here"
