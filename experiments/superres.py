@@ -4,6 +4,7 @@ python -m experiments.superres --data PHOTOS
 python -m experiments.superres upscale RUN IMAGE... --output DIR
 """
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,7 +217,7 @@ def _open(config: Config, *, console: Console) -> Pieces:
 def _benchmarks(config: Config) -> dict[str, list[Whole]]:
     found: dict[str, list[Whole]] = {}
     for spec in config.benchmark:
-        name = Path(spec).expanduser().resolve().name
+        name = Path(os.path.expanduser(spec)).resolve().name
         try:
             # Names are keys of the results: the second of a kind has its whole path.
             found[spec if name in ("test", *found) else name] = open_benchmark(spec)

@@ -1,10 +1,14 @@
 """Files that appear whole or not at all."""
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
 
 # Read once, because reading means setting, which other threads would see.
 _UMASK = os.umask(0)
@@ -54,3 +58,25 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes `data`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def at_home(options: Options) -> Options:
+    """A dataclass of options whose paths begin where people mean them to.
+
+    A shell leaves `--output=~/runs` and a file's `output: ~/runs` as they are. A name
+    such as `~draft`, which is nobody's home, stays.
+    """
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        if isinstance(value, Path):
+            return Path(os.path.expanduser(value))
+        return value
+
+    fields: Any = options
+    found = {
+        one.name: expanded(getattr(options, one.name))
+        for one in dataclasses.fields(fields)
+    }
+    return dataclasses.replace(fields, **found)

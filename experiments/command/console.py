@@ -1,5 +1,6 @@
 """What a program says while it works: lines, tables and progress."""
 
+import io
 import os
 import sys
 import time
@@ -16,9 +17,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from jaxvision.text import printable
 
 Show = Callable[[str, int, int, str], None]
 """`show(title, done, total, note)`: what goes on, how far it is, what to say of it."""
+
+
+class _Terminal(Terminal):
+    """Shows text from elsewhere, cells of tables too, as the characters that it has."""
+
+    def _render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    render_str = _render_str
 
 
 class _Output:
@@ -56,10 +69,17 @@ def silence() -> None:
     os.close(nowhere)
 
 
+def show_all_text() -> None:
+    """Has a terminal that lacks a character, an accent say, show its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def complain(line: str) -> None:
     """One line on standard error, where somebody reads it."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         silence()
 
@@ -72,12 +92,15 @@ class Console:
 
     def __init__(self):
         output = cast(IO[str], _Output())
-        self._terminal = Terminal(file=output, highlight=False, soft_wrap=True)
+        # Without markup: [red] may be the name of a class.
+        self._terminal = _Terminal(
+            file=output, highlight=False, markup=False, soft_wrap=True
+        )
         self._last_line = time.monotonic()
 
     def say(self, line: str, *, style: str | None = None) -> None:
         """One line; it stands above the bar where there is one."""
-        self._terminal.print(line, style=style, markup=False)
+        self._terminal.print(line, style=style)
 
     def table(self, table: Table) -> None:
         """A table for people; a script reads the files."""
@@ -94,17 +117,21 @@ class Console:
             yield self._line_each_minute
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
         )
         with Progress(*columns, console=self._terminal, transient=True) as bar:
-            task = bar.add_task(title, total=None, note="")
+            task = bar.add_task(printable(title), total=None, note="")
             yield lambda title, done, total, note: bar.update(
-                task, description=title, completed=done, total=total, note=note
+                task,
+                description=printable(title),
+                completed=done,
+                total=total,
+                note=note,
             )
 
     @contextmanager

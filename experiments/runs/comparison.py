@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.command.console import Console
@@ -212,7 +211,7 @@ def _table(rows: Sequence[Standing]) -> Table:
         low, high = (min(max(bound, 0.0), 1.0) for bound in row.interval)
         gflop = row.variant.gflop
         table.add_row(
-            escape(row.variant.name),
+            row.variant.name,
             percent(row.accuracy, row),
             f"{percent(low, row).removesuffix(' %')} – {percent(high, row)}",
             f"{row.macro_f1:.3f}",

@@ -1,6 +1,7 @@
 """Which weights a fine-tuning starts from, and the model that holds them."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
         return Weights(None, Preprocessing(), "random weights")
     if weights.is_file_name(which):
         try:
-            arrays = weights.load_state_dict(Path(which).expanduser())
+            arrays = weights.load_state_dict(os.path.expanduser(which))
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
         return Weights(arrays, Preprocessing(), Path(which).name)
