@@ -211,7 +211,9 @@ def prepare(
     recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
     if folder is not None and is_begun(folder):
-        weights = resumed_weights(name, config.weights, folder, console=console)
+        weights = resumed_weights(
+            name, config.weights, folder, freeze=recipe.freeze, console=console
+        )
     else:
         weights = choose_weights(name, config.weights, console=console)
     dataset = opened(scaled(weights.preprocessing, size))

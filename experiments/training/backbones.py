@@ -89,9 +89,16 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
 
 
 def resumed_weights(
-    name: str, which: str, folder: Path, *, console: Console
+    name: str, which: str, folder: Path, *, freeze: str, console: Console
 ) -> Weights:
-    """`choose_weights` for a run that was begun in `folder`, whose start may be gone.
+    """`choose_weights` for a run that has a checkpoint, and whose start may be gone.
+
+    Args:
+      name: a row of the models.
+      which: what it started from.
+      folder: the run's.
+      freeze: the part that is not trained.
+      console: shows the progress of a download.
 
     Raises:
       UsageError: there are no such weights, and no model of the run.
@@ -100,10 +107,14 @@ def resumed_weights(
     try:
         return choose_weights(name, which, console=console)
     except (UsageError, RunError):
-        if not (folder / MODEL).is_file():
+        # What is trained is in the checkpoint. What is not is the same in the model,
+        # which a run that was stopped in its first epoch does not have yet.
+        if (folder / MODEL).is_file():
+            found = choose_weights(name, str(folder / MODEL), console=console)
+        elif freeze == "none":
+            found = Weights(None, Preprocessing(), "")
+        else:
             raise
-        # What is trained is in the checkpoint, and what is not is the same in both.
-        found = choose_weights(name, str(folder / MODEL), console=console)
         if weights.is_file_name(which):
             return found._replace(source=Path(which).name)
         row = weights.find(name, which=which)

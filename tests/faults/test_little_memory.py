@@ -39,7 +39,7 @@ except jax.errors.JaxRuntimeError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux's limit of memory")
 @pytest.mark.skipif(not onednn.available(), reason=onednn.problem())
-@pytest.mark.parametrize("spare", [0, 4, 16, 18])
+@pytest.mark.parametrize("spare", [2, 4, 16, 18])
 def test_first_call_short_of_memory_does_not_end_the_process(spare):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(spare)],
