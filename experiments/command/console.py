@@ -38,23 +38,29 @@ class _Output:
     """Standard output, as long as somebody reads it."""
 
     def write(self, text: str) -> None:
+        stream = _stdout()
         try:
-            sys.stdout.write(text)
+            stream.write(text)
         except UnicodeEncodeError:  # shown as far as it can be
-            encoding = sys.stdout.encoding
+            encoding = stream.encoding
             text = text.encode(encoding, "backslashreplace").decode(encoding)
-            sys.stdout.write(text)
+            stream.write(text)
         except (OSError, ValueError, AttributeError):
             silence()
 
     def flush(self) -> None:
         try:
-            sys.stdout.flush()
+            _stdout().flush()
         except (OSError, ValueError, AttributeError):
             silence()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+        return getattr(_stdout(), name)
+
+
+def _stdout() -> Any:
+    """Standard output itself, also while a progress bar stands before it."""
+    return getattr(sys.stdout, "rich_proxied_file", sys.stdout)
 
 
 def silence() -> None:

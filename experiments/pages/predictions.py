@@ -7,7 +7,7 @@ from typing import IO
 
 import numpy as np
 
-from experiments.pages.cells import guarded, unguarded
+from experiments.pages.cells import csv_line, unguarded
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import atomic_path
 from jaxvision.metrics import IntVector
@@ -48,15 +48,14 @@ def write_predictions(
     if len(set(classes)) != len(classes):
         raise ValueError(f"two classes have one name: {', '.join(sorted(classes))}")
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
-        rows = csv.writer(file, lineterminator="\n")
         fixed = [name for name in FIXED_COLUMNS if known or name != "label"]
-        shown = [guarded(name) for name in classes]
-        rows.writerow((*fixed, *shown))
+        file.write(csv_line((*fixed, *classes)))
         for source, label, row in zip(paths, indices, table, strict=True):
             best = int(np.argmax(row))
             shares = [str(value) for value in row]
-            truth = [shown[label]] if known else []
-            rows.writerow((guarded(source), *truth, shown[best], shares[best], *shares))
+            truth = [classes[label]] if known else []
+            cells = (source, *truth, classes[best], shares[best], *shares)
+            file.write(csv_line(cells))
 
 
 def read_predictions(path: str | Path) -> Evaluation:

@@ -1,7 +1,6 @@
 """A run's folder: its number, `config.yaml`, and tables of numbers."""
 
 import csv
-import io
 import os
 import platform
 import re
@@ -20,7 +19,7 @@ import yaml
 
 from experiments.command.options import RunError, UsageError
 from experiments.command.yaml_file import YamlError, read_yaml_file
-from experiments.pages.cells import guarded
+from experiments.pages.cells import csv_line
 from jaxvision import checkpoint, compilation, ops
 from jaxvision.array_folder import reason
 from jaxvision.files import write_bytes, write_text
@@ -174,18 +173,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     What a spreadsheet would compute is guarded, see `experiments.pages.cells`.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writerow({name: guarded(name) for name in rows[0]})
-    writer.writerows(
-        {
-            key: f"{x:.6g}" if isinstance(x, float) else guarded(x)
-            for key, x in row.items()
-        }
-        for row in rows
-    )
+    names = list(rows[0])
+    lines = [csv_line(names)]
+    for row in rows:
+        cells = [row.get(name) for name in names]
+        lines.append(csv_line(f"{x:.6g}" if isinstance(x, float) else x for x in cells))
     # Names of files that are no UTF-8 stay the bytes that they are.
-    write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+    write_bytes(path, "".join(lines).encode(errors="surrogateescape"))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
