@@ -59,6 +59,17 @@ class Row:
         return f"{OFFICIAL_URL}/{self.file}"
 
     @property
+    def size(self) -> int:
+        """Bytes of the file, to within 0.0005 MiB."""
+        return round(self.mib * 2**20)
+
+    @property
+    def sha256(self) -> str:
+        """The full hash where it is known, else empty; 8 digits can be forged."""
+        known = (full for full in KNOWN if full.startswith(self.sha256_prefix))
+        return next(known, "")
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """What the network expects of its images."""
         return Preprocessing(self.resize, self.crop, self.mean, self.std)
@@ -114,6 +125,18 @@ TABLE = (
     Row("mobilenet_v3_large", "v2", "5c1a4163", 75.274, 92.566, 5483032, 21.107, 232),
     Row("mobilenet_v3_small", "v1", "047dcff4", 67.668, 87.402, 2542856, 9.829),
 )
+
+KNOWN = (
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    "11ad3fa62ca79e40addfd354a8ec4b7c75143b3038b8d2a807fbc68deab379ca",
+    "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8",
+    "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+    "7ebf99e03e254b273379b23edca7ec0da9f48273b23a332b93c1c99d49e86e8f",
+)
+"""Full SHA-256 of files above, as at least two projects that pin them publish them."""
 
 
 def find(name: str, *, which: str = "imagenet") -> Row:

@@ -126,6 +126,7 @@ def _check_environment() -> None:
     """Settings of the process, before JAX computes anything."""
     try:
         ops.keep_pages()
+        compilation.check_device()
         compilation.use_cache()
         ops.backend()
     except ValueError as error:
