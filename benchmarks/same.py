@@ -3,7 +3,7 @@
 python -m benchmarks.same
 
 The same ResNet-18 takes the same SGD steps (batches of 16 images of 32 pixels, learning
-rate 0.01, momentum 0.9) in a process each; the largest difference of the loss, and of
+rate 0.01, momentum 0.9) in a process each; the difference of the loss, and of
 the parameters as a share of their norm, is printed after 1, 10 and 100 steps.
 """
 
