@@ -107,7 +107,7 @@ class Config(ClassifierRecipe, Subject):
     optim: Optim = field(default_factory=lambda: Optim(lr=0.05, weight_decay=5e-4))
     """The optimiser and its schedule."""
     augment: Pipeline = "crop_flip"
-    repeats: int = limited(1, at_least(1))
+    repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
     """Runs of each model, with the seeds from --seed on, by one compiled program."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/cifar10/N."""

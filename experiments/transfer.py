@@ -85,7 +85,7 @@ class Subject:
     weights: str = "auto"
     """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
     with the demo photos and no network it is random, with a warning."""
-    image_size: int | None = limited(None, at_least(16))
+    image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     head_epochs: int = limited(0, at_least(0))
     """Passes before all others in which the last layer alone is trained."""
@@ -108,7 +108,7 @@ class Config(ClassifierRecipe, Subject):
         ("none",), limits.given
     )
     freeze: tuple[str, ...] = limited(("none",), limits.given)
-    repeats: int = limited(1, at_least(1))
+    repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
     """Runs of each, with the seeds from --seed on."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/transfer/N."""
@@ -211,7 +211,9 @@ def prepare(
     recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
     if folder is not None and is_begun(folder):
-        weights = resumed_weights(name, config.weights, folder, console=console)
+        weights = resumed_weights(
+            name, config.weights, folder, freeze=recipe.freeze, console=console
+        )
     else:
         weights = choose_weights(name, config.weights, console=console)
     dataset = opened(scaled(weights.preprocessing, size))

@@ -81,6 +81,9 @@ def _load(library: Path, extension: Path) -> None:
         if quiet:
             del os.environ["GOMP_SPINCOUNT"]
     symbols = ctypes.CDLL(str(extension), mode=os.RTLD_LOCAL)
+    # Now, while there is memory: later the process would end for want of it.
+    if not symbols.JaxvisionWarmUp():
+        raise RuntimeError("its threads do not start; is there too little memory?")
     # A handler built for a newer jaxlib is refused here, and the rules in JAX serve;
     # had XLA's client not started yet, it would be its start that fails.
     jax.devices("cpu")
