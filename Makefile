@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 ARGS ?=
-PACKAGING := pyproject.toml constraints.txt setup.py jaxvision/onednn.cc
+PACKAGING := pyproject.toml constraints.txt
 
 # Real data for the tests marked `data`; without the folder they skip.
 ifneq ($(wildcard ../shared/data),)
@@ -25,7 +25,7 @@ lint: $(VENV)/.lint
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(FLOOR) build dist *.egg-info jaxvision/*.so
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,7 @@ $(VENV)/.demo: $(PACKAGING) | $(BIN)/python
 $(VENV)/.test: $(PACKAGING) | $(BIN)/python
 	$(PIP) torch
 	$(PIP) -e '.[app,cpu,torch,test]'
+	-$(BIN)/python -m jaxvision.ops.build
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.test

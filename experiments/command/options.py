@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import signal
 import sys
 import types
@@ -11,12 +12,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import tyro
 import yaml
 
-from experiments.command.console import complain
+from experiments.command.console import Console, complain
 from jaxvision import compilation, ops
 from jaxvision.checkpoint import CheckpointError
+from jaxvision.ops import onednn
+from jaxvision.ops.build import build
+from jaxvision.ops.convolution import VARIABLE
 
 Config = TypeVar("Config")
 
@@ -112,9 +117,25 @@ def _check_environment() -> None:
     try:
         ops.keep_pages()
         compilation.use_cache()
+        prepare_convolutions()
         ops.backend()
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def prepare_convolutions() -> None:
+    """Builds the CPU's extension once, or says what it lacks and what that costs."""
+    wanted = os.environ.get(VARIABLE) or "auto"
+    if wanted not in ("auto", "onednn") or jax.default_backend() != "cpu":
+        return
+    if jax.device_count() > 1 or not onednn.is_possible():
+        return
+    if fault := build() or onednn.problem():
+        Console().say(
+            "convolutions by rules in JAX, with which a training step takes 1.2 to 2.2 "
+            f"times as long as with oneDNN: {fault}",
+            style="yellow",
+        )
 
 
 def _path(argv: Sequence[str], name: str) -> Path | None:
