@@ -31,7 +31,9 @@ def target(tmp_path, monkeypatch):
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
     """Both packages, as if they were installed."""
-    monkeypatch.setattr(onednn, "installed", lambda package, file: tmp_path / "x" / file)
+    monkeypatch.setattr(
+        onednn, "installed", lambda package, file: tmp_path / "x" / file
+    )
 
 
 def test_installation_needs_nothing_that_may_be_missing():
@@ -111,7 +113,9 @@ def test_source_and_jaxlib_decide_which_file_it_is(tmp_path, monkeypatch):
 def test_build_writes_a_library_with_the_three_functions(target):
     if onednn.installed(HEADERS, "include/dnnl.hpp") is None or not shutil.which("c++"):
         pytest.skip(f"{HEADERS} or a compiler is not installed")
-    assert onednn.problem() == "the extension is not built: python -m jaxvision.ops.build"
+    assert (
+        onednn.problem() == "the extension is not built: python -m jaxvision.ops.build"
+    )
     assert build() == "" and target.is_file()
     library = onednn.installed(onednn.RUNTIME, onednn.LIBRARY)
     ctypes.CDLL(str(library))
