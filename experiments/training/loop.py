@@ -3,6 +3,7 @@
 import math
 import time
 from pathlib import Path
+
 import jax
 
 from experiments.command.console import Console, Show
