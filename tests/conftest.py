@@ -12,6 +12,7 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 from experiments import NEEDED  # noqa: E402
+from tests.double import x64  # noqa: E402
 
 # Every annotation of what is imported from here on is checked at every call, shapes and
 # dtypes included. Here and not by pytest's option, which xdist's workers never see. The
@@ -110,6 +111,5 @@ def unchecked():
 @pytest.fixture
 def float64():
     """Double precision for one test."""
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+    with x64():
+        yield
