@@ -16,6 +16,8 @@ from jaxvision import models
 from jaxvision.functional import functionalize, modules
 from jaxvision.models.nodes import find
 
+pytestmark = pytest.mark.floor
+
 ROOT = Path(__file__).parents[1]
 QUICK = {*models.small_names(), *(next(iter(f.VARIANTS)) for f in models.FAMILIES)}
 

@@ -17,6 +17,8 @@ from experiments.training import training
 from jaxvision import checkpoint, precision, train
 from jaxvision.precision import LossScale, fast_dtype, next_scale
 
+pytestmark = pytest.mark.floor
+
 KEY = jax.random.key(0)
 DEVICES = {
     "a CPU": ("cpu", "cpu", None, "float32"),
