@@ -162,8 +162,8 @@ def make_train_step(
                 gradients, state.stats, _parts(batch, accumulate), keys
             )
         if state.loss_scale:
-            finite = precision.all_finite(grads)
-            grads = jax.tree.map(lambda g: g / state.loss_scale.scale, grads)
+            finite, scale = precision.all_finite(grads), state.loss_scale.scale
+            grads = jax.tree.map(lambda gradient: gradient / scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         params = optim.join(cast(Tree, optax.apply_updates(trained, updates)), fixed)
         average = state.average
@@ -174,8 +174,11 @@ def make_train_step(
             kept = jax.tree.map(
                 partial(jnp.where, finite), after, replace(state, loss_scale=())
             )
-            scale = precision.next_scale(state.loss_scale, finite)
-            after = replace(kept, step=state.step + 1, loss_scale=scale)
+            after = replace(
+                kept,
+                step=state.step + 1,
+                loss_scale=precision.next_scale(state.loss_scale, finite),
+            )
         return after, metrics
 
     return jax.jit(step, donate_argnums=0)

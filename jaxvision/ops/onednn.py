@@ -18,7 +18,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
@@ -70,7 +69,8 @@ def is_possible() -> bool:
 
 def extension() -> Path:
     """Where the extension of this source and this jaxlib lies, built or not."""
-    digest = hashlib.sha256(SOURCE.read_bytes() + jaxlib.__version__.encode())
+    version = metadata.version("jaxlib")
+    digest = hashlib.sha256(SOURCE.read_bytes() + version.encode())
     return SOURCE.with_name(f"onednn.{digest.hexdigest()[:12]}.so")
 
 
