@@ -1,5 +1,6 @@
 """Compute types by device, and float16's loss scale against torch's GradScaler."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import chex
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from experiments.command.console import Console
 from experiments.command.options import UsageError
-from experiments.training import training
+from experiments.training import loop, training
 from jaxvision import checkpoint, precision, train
 from jaxvision.precision import LossScale, fast_dtype, next_scale
 
@@ -174,6 +175,15 @@ def test_state_without_a_scale_has_the_leaves_and_the_program_of_old():
     assert "is_finite" not in text
     scaled = setup()[1]
     assert "is_finite" in step.lower(scaled, batch(1.0), KEY).as_text()
+
+
+@pytest.mark.parametrize(("scale", "sound"), [(2.0**-14, True), (2.0**-15, False)])
+def test_scale_that_no_gradient_fits_ends_the_run(scale, sound):
+    """Else its steps would change nothing, and the loss would look well."""
+    _, state = setup()
+    assert loop._is_sound(state)
+    lost = LossScale(jnp.float32(scale), jnp.int32(0))
+    assert loop._is_sound(dataclasses.replace(state, loss_scale=lost)) == sound
 
 
 def test_checkpoint_holds_the_scale_and_goes_on_to_the_same_bits(tmp_path):
