@@ -137,7 +137,7 @@ def test_a_file_with_variants_is_a_family(tmp_path):
 
 @pytest.mark.parametrize(
     ("lacking", "message"),
-    [({"trunk": ""}, "abstract.* trunk"), ({"task": ""}, "no attribute 'TASK'")],
+    [({"trunk": ""}, "abstract.* '?trunk"), ({"task": ""}, "no attribute 'TASK'")],
 )
 def test_a_family_that_lacks_a_fact_fails_loudly(tmp_path, lacking, message):
     done = use_scratch_family(tmp_path, **lacking)
