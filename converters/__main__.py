@@ -15,6 +15,8 @@ try:
     from rich.table import Table
     from tyro.conf import OmitArgPrefixes, Positional, subcommand
 except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
     cure = "pip install 'jaxvision[app]' (in a checkout: -e '.[app]')"
     print(f"error: {error.name} not installed: {cure}", file=sys.stderr)
     sys.exit(2)

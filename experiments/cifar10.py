@@ -130,9 +130,8 @@ def main(config: Config) -> dict[str, float]:
       SystemExit: a signal stopped the run, which is saved.
     """
     console = Console()
-    config = replace(
-        config, model=_models(config.model), dtype=compute_type(config.dtype)
-    )
+    dtype = compute_type(config.dtype, console=console)
+    config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
     dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)

@@ -122,7 +122,7 @@ class Config(ClassifierRecipe, Subject):
     """Open the data, build the model, take one step, write nothing."""
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, *, console: Console) -> Config:
     """The configuration with every default that depends on data or device spelled out.
 
     Raises:
@@ -146,7 +146,7 @@ def resolve(config: Config) -> Config:
         backbone=names,
         epochs=config.epochs or epochs,
         image_size=config.image_size or image_size,
-        dtype=compute_type(config.dtype),
+        dtype=compute_type(config.dtype, console=console),
     )
 
 
@@ -282,7 +282,7 @@ def main(config: Config) -> dict[str, float]:
       SystemExit: a signal stopped the run, which is saved.
     """
     console = Console()
-    config = resolve(config)
+    config = resolve(config, console=console)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
     # What auto came to: a resumed run must not look for it anew.

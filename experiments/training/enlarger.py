@@ -69,7 +69,7 @@ class EnlargerRecipe(Recipe):
     """The optimiser and its schedule."""
     ema: float = limited(0.999, limits.share)
     """Decay of the average of the weights that is judged and kept; 0 keeps none."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Compute type of the training; what is judged is always float32."""
 
 
