@@ -40,7 +40,7 @@ from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
 from jaxvision.data import Dataset, describe_kinds
 from jaxvision.optim import Optim
-from jaxvision.preprocess import Preprocessing
+from jaxvision.preprocess import Fit, Preprocessing
 
 MODULE = "experiments.transfer"
 AXES = ("backbone", "augment", "class_weights", "freeze")
@@ -87,6 +87,10 @@ class Subject:
     with the demo photos and no network it is random, with a warning."""
     image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
+    fit: Fit = "crop"
+    """How a photo becomes a square. crop: the middle of its short side, as torchvision
+    does it; pad: all of it, the rest in the mean colour of ImageNet; stretch: all of
+    it, whatever its shape."""
     head_epochs: int = limited(0, at_least(0))
     """Passes before all others in which the last layer alone is trained."""
 
@@ -216,7 +220,9 @@ def prepare(
         )
     else:
         weights = choose_weights(name, config.weights, console=console)
-    dataset = opened(scaled(weights.preprocessing, size))
+    fitted = replace(weights.preprocessing, fit=config.fit)
+    weights = weights._replace(preprocessing=fitted)
+    dataset = opened(scaled(fitted, size))
     classes = len(dataset.classes)
     start = build(
         name,

@@ -56,7 +56,7 @@ def open_model(run: Path) -> Bundle:
 
 
 def make_predict(bundle: Bundle) -> Predict:
-    """What the model says of images that are cropped already."""
+    """What the model says of images that are squares already, after its temperature."""
     apply, params, stats = functionalize(bundle.model, dtype=_dtype())
     if bundle.preprocessing.mirror:
         apply = mirrored(apply)
@@ -70,7 +70,8 @@ def make_predict(bundle: Bundle) -> Predict:
             np.asarray(forward(params, stats, batch), np.float64)[:count]
             for batch, count in _batches(images)
         ]
-        return softmax(np.concatenate([np.zeros((0, len(bundle.classes))), *logits]))
+        scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
+        return softmax(scores / bundle.certainty.temperature)
 
     return predict
 
