@@ -177,11 +177,12 @@ def _certainty(path: str | Path, said: Any) -> Certainty:
       ValueError: a value is of no use.
     """
     names = [field.name for field in dataclasses.fields(Certainty)]
-    said = said if isinstance(said, dict) else {"no object": None}
+    if not isinstance(said, dict):
+        raise ValueError(f"{path}: its metadata are damaged (certainty {said!r:.60})")
     if unknown := sorted(set(said) - set(names)):
         raise ValueError(
-            f"{path}: its certainty has {', '.join(unknown)}, which this version does "
-            "not know"
+            f"{path}: its certainty has {', '.join(unknown):.60}, which this version "
+            "does not know"
         )
     temperature, rows = said.get("temperature", 1.0), said.get("thresholds", [])
     if not _is_number(temperature) or not 1 / HOTTEST <= temperature <= HOTTEST:

@@ -25,8 +25,8 @@ MEAN_COLOUR = tuple(round(255 * share) for share in IMAGENET_MEAN)
 """(124, 116, 104): ImageNet's mean, which normalisation brings to nearly 0."""
 
 Fit = Literal["crop", "pad", "stretch"]
-"""How a photo becomes a square; see `eval_image`."""
 FITS: tuple[str, ...] = get_args(Fit)
+"""How a photo becomes a square; see `eval_image`."""
 
 Integers = Int[Array, "n"]
 
@@ -47,7 +47,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     mirror: bool = False
-    fit: Fit = "crop"
+    fit: str = "crop"
 
 
 def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:
@@ -69,7 +69,7 @@ def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:
 
 
 def eval_image(
-    image: Image.Image, *, resize: int, crop: int, fit: Fit = "crop"
+    image: Image.Image, *, resize: int, crop: int, fit: str = "crop"
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """The evaluation copy of one photo: uint8, `crop` pixels a side.
 
@@ -107,7 +107,7 @@ def eval_image(
 
 
 def square_image(
-    image: Image.Image, *, size: int, crop: int | None = None, fit: Fit = "crop"
+    image: Image.Image, *, size: int, crop: int | None = None, fit: str = "crop"
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The training copy of one photo, uint8, `size` pixels a side.
 
@@ -132,7 +132,7 @@ def square_image(
 
 
 def visible_share(
-    height: int, width: int, *, resize: int, crop: int, fit: Fit = "crop"
+    height: int, width: int, *, resize: int, crop: int, fit: str = "crop"
 ) -> float:
     """How much of a photo's area its evaluation copy shows, in (0, 1].
 

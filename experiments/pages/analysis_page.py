@@ -137,8 +137,8 @@ def _cut_line(findings: Findings) -> str:
     if found is None or found.p_value >= CHANCE:
         return ""
     return (
-        f"More was cut away of the mistaken photos ({_percent(found.wrong)}) than of the "
-        f"others ({_percent(found.right)}; p = {found.p_value:.2g}): try --fit pad."
+        f"More was cut away of the mistaken photos ({_percent(found.wrong)}) than of "
+        f"the others ({_percent(found.right)}; p = {found.p_value:.2g}): try --fit pad."
     )
 
 

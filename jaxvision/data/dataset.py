@@ -13,7 +13,6 @@ from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
 from jaxvision.data.split import set_aside
 from jaxvision.data.squares import Sizes, read_crops, read_squares
-from jaxvision.preprocess import Fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class _Sizes(NamedTuple):
     train_size: int
     eval_resize: int
     eval_crop: int
-    fit: Fit
+    fit: str
 
 
 def open_dataset(
@@ -80,7 +79,7 @@ def open_dataset(
     train_size: int,
     eval_resize: int,
     eval_crop: int,
-    fit: Fit = "crop",
+    fit: str = "crop",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Dataset:

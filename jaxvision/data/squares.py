@@ -9,7 +9,6 @@ from jaxvision import preprocess
 from jaxvision.data.decode import UnreadableImageError
 from jaxvision.data.photo import Photo
 from jaxvision.data.reader import Guesses, Tick, read
-from jaxvision.preprocess import Fit
 
 Sizes = dict[int, tuple[int, int]]
 """Height and width of photographs, upright, by index."""
@@ -20,7 +19,7 @@ def read_squares(
     *,
     size: int,
     crop: int | None = None,
-    fit: Fit = "crop",
+    fit: str = "crop",
     tick: Tick | None = None,
     guesses: Guesses | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -55,7 +54,7 @@ def read_crops(
     *,
     resize: int,
     crop: int,
-    fit: Fit = "crop",
+    fit: str = "crop",
     tick: Tick | None = None,
     guesses: Guesses | None = None,
     sizes: Sizes | None = None,
