@@ -141,8 +141,15 @@ def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
         bundle.preprocessing,
         train_size=max(bundle.preprocessing.resize, bundle.preprocessing.crop),
         console=console,
+        fold=_fold(run.config),
         where=str(run.path / "config.yaml"),
     )
+
+
+def _fold(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The part of all photos that the run was judged by, where it was one."""
+    fold, folds = values.get("fold"), values.get("folds")
+    return (fold, folds) if type(fold) is type(folds) is int else None
 
 
 def _summary(values: Mapping[str, Any], bundle: Bundle, train: Split) -> dict[str, str]:

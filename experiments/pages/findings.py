@@ -190,11 +190,13 @@ def gather(
       ValueError: not one row of probabilities for each image.
     """
     known, trust = _trust(evaluation, certainty)
+    # Its thresholds are of the net's own probabilities; which look wrong is one thing,
+    # how sure the model is of it another.
+    issues = analysis.label_issues(evaluation.labels, evaluation.probabilities)
     evaluation = calibration.tempered(evaluation, certainty.temperature)
     table, classes = evaluation.probabilities, evaluation.classes
     val = Split(images, evaluation.labels, evaluation.paths)
     names = [classes[int(label)] for label in val.labels]
-    issues = analysis.label_issues(val.labels, table)
     leak, leaked, twins, searched = _duplicates(train, val, evaluation, share=share)
     return Findings(
         calibration=known,
@@ -211,8 +213,8 @@ def gather(
                 _picture(val, issue.index),
                 names[issue.index],
                 classes[issue.suggestion],
-                issue.own,
-                issue.other,
+                float(table[issue.index, val.labels[issue.index]]),
+                float(table[issue.index, issue.suggestion]),
             )
             for issue in issues[:SHOWN]
         ),

@@ -238,6 +238,7 @@ def open_data(
     *,
     train_size: int,
     console: Console,
+    fold: tuple[int, int] | None = None,
     where: str = "--data",
 ) -> Dataset:
     """The data set `spec`, with progress; its split does not hang on the seed.
@@ -249,6 +250,7 @@ def open_data(
       preprocessing: what the model expects of its images.
       train_size: side of the training squares, in pixels.
       console: shows the progress.
+      fold: as for `open_dataset`.
       where: what said so, for the message of an error.
 
     Raises:
@@ -264,6 +266,7 @@ def open_data(
                 eval_resize=preprocessing.resize,
                 eval_crop=preprocessing.crop,
                 fit=preprocessing.fit,
+                fold=fold,
                 progress=progress,
             )
     except ValueError as error:

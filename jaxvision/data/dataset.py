@@ -11,7 +11,7 @@ import numpy as np
 from jaxvision.data.photo import ArrayPhotos, Photo, Source
 from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
-from jaxvision.data.split import set_aside
+from jaxvision.data.split import fold_aside, set_aside
 from jaxvision.data.squares import Sizes, read_crops, read_squares
 
 
@@ -80,6 +80,7 @@ def open_dataset(
     eval_resize: int,
     eval_crop: int,
     fit: str = "crop",
+    fold: tuple[int, int] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -97,6 +98,8 @@ def open_dataset(
       eval_resize: the short side to which evaluation resizes.
       eval_crop: side of the evaluation crops.
       fit: how a photograph becomes a square; see `preprocess.eval_image`.
+      fold: `(k, n)`: the k-th of n parts of all photographs validates; see
+        `split.fold_aside`.
       seed: chooses the validation images where the set is split here.
       progress: called with (done, total) after each photograph; once more from the
         start where unreadable files make a set be split anew.
@@ -115,8 +118,11 @@ def open_dataset(
     guesses: Guesses = {}
     read = partial(_read, sizes=sizes, progress=progress, guesses=guesses)
     check = partial(_check_readable, source, spec=spec)
-    if source.val:
-        train, val = read(source.train, source.val)
+    if source.val or fold is not None:
+        sides = source.train, source.val
+        if fold is not None:
+            sides = fold_aside(source, fold[0], folds=fold[1], seed=seed)
+        train, val = read(*sides)
         check(train.split.labels, train.bad, side=0)
         check(val.split.labels, val.bad, side=1)
         return _dataset(source, train, val, guesses)
@@ -157,7 +163,7 @@ def _read(
     )
     total = sum(len(photos) for photos, array, _ in jobs if array is None)
     tick = make_tick(progress, total=total)
-    splits = []
+    found = []
     for photos, array, decode in jobs:
         images, bad = array, {}
         if images is None:
@@ -165,11 +171,11 @@ def _read(
         kept = [photo for index, photo in enumerate(photos) if index not in bad]
         labels = np.array([photo.label() for photo in kept], np.int32)
         split = Split(images, labels, tuple(photo.name for photo in kept))
-        splits.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
+        found.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
     if seen:
         shapes = np.array([seen[index] for index in sorted(seen)])
-        splits[1] = splits[1]._replace(split=replace(splits[1].split, sizes=shapes))
-    return splits
+        found[1] = found[1]._replace(split=replace(found[1].split, sizes=shapes))
+    return found
 
 
 def _array(photos: Sequence[Photo], side: int) -> np.ndarray | None:
