@@ -115,8 +115,8 @@ def _certainty(row: Standing) -> str:
     return (
         f"The percentages of {_name(row)} are off by {100 * before:.1f} points (the "
         f"expected calibration error over all {len(found)} images), and by "
-        f"{100 * after:.1f} after a temperature, each half of the images by that of the "
-        "other."
+        f"{100 * after:.1f} after a temperature, each half of the images by that of "
+        "the other."
     )
 
 
