@@ -1,7 +1,8 @@
 """Answers that can be relied on: percentages that are right, and when to give none.
 
-Both are fitted on images that the model was not trained on. Labels are indices `(n,)`;
-logits `(n, classes)` are logarithms of probabilities up to a constant for each image.
+Both are fitted on images that the model was not trained on. Labels are indices `(n,)`,
+probabilities `(n, classes)` with rows that sum to one, logits their logarithms but for
+a constant for each image. As in float32, no probability is smaller than 1.2e-38.
 """
 
 import math
@@ -16,7 +17,7 @@ from jaxvision.metrics import IntVector
 from jaxvision.typing import AnyArray, Float
 
 Logits = Float[AnyArray, "n classes"]
-Table = Float[np.ndarray, "n classes"]
+Table = Float[AnyArray, "n classes"]
 
 HOTTEST = 20.0
 """The largest temperature; the smallest is its inverse."""
@@ -71,23 +72,22 @@ class Answered(NamedTuple):
     right: int
 
 
-def fit_certainty(labels: IntVector, logits: Logits) -> Certainty:
+def fit_certainty(labels: IntVector, probabilities: Table) -> Certainty:
     """What held-out images tell: of fewer than `FEWEST`, or without numbers, nothing.
 
     A temperature is kept where it makes the loss of images smaller that it was not
     fitted on (`cross_fitted`), and thresholds are of the probabilities after it.
 
     Raises:
-      ValueError: not one row of logits for each label.
+      ValueError: not one row of probabilities for each label.
     """
-    truth, scores = _checked(labels, logits)
-    if len(truth) < FEWEST or not np.isfinite(scores).all():
+    truth, table = _checked(labels, probabilities)
+    if len(truth) < FEWEST or not np.isfinite(table).all():
         return UNKNOWN
     temperature = 1.0
-    if _loss(truth, _cross_fitted(truth, scores)) < _loss(truth, softmax(scores)):
-        temperature = fit_temperature(truth, scores)
-    table = softmax(scores / temperature)
-    return Certainty(temperature, fit_thresholds(truth, table))
+    if _loss(truth, cross_fitted(truth, table)) < _loss(truth, table):
+        temperature = fit_temperature(truth, _logarithms(table))
+    return Certainty(temperature, fit_thresholds(truth, temper(table, temperature)))
 
 
 def fit_temperature(labels: IntVector, logits: Logits) -> float:
@@ -122,7 +122,7 @@ def fit_temperature(labels: IntVector, logits: Logits) -> float:
 
 
 def fit_thresholds(
-    labels: IntVector, probabilities: Logits
+    labels: IntVector, probabilities: Table
 ) -> tuple[tuple[float, float], ...]:
     """Rows of (precision, threshold), both rising, for those of `LEVELS` there are.
 
@@ -151,29 +151,39 @@ def fit_thresholds(
     return tuple((level, limit) for limit, level in rows.items())
 
 
-def tempered(evaluation: Evaluation, temperature: float) -> Evaluation:
-    """The same answers with the probabilities after a temperature, in float64.
+def temper(probabilities: Table, temperature: float) -> Table:
+    """The probabilities after a temperature; 1 leaves them as they are.
 
-    In 64 bits no two that differ become equal, and no answer another.
+    They come back in 64 bits, in which no two that differ become equal, and so no
+    answer another.
     """
     if temperature == 1:
-        return evaluation
-    table = softmax(_logarithms(evaluation.probabilities) / temperature)
+        return probabilities
+    return softmax(_logarithms(probabilities) / temperature)
+
+
+def tempered(evaluation: Evaluation, temperature: float) -> Evaluation:
+    """The same answers with the probabilities after a temperature."""
+    table = temper(evaluation.probabilities, temperature)
     return replace(evaluation, probabilities=table)
 
 
-def cross_fitted(labels: IntVector, probabilities: Logits) -> Table:
+def cross_fitted(labels: IntVector, probabilities: Table) -> Table:
     """The probabilities of each half of the images after the other's temperature.
 
     They show what a temperature does to images that it was not fitted on. The halves
     are drawn by chance, the same each time.
     """
-    truth, table = _checked(labels, probabilities)
-    return _cross_fitted(truth, _logarithms(table))
+    truth, given = _checked(labels, probabilities)
+    scores, table = _logarithms(given), np.empty(given.shape, np.float64)
+    for half, other in _halves(len(truth)):
+        temperature = fit_temperature(truth[other], scores[other])
+        table[half] = softmax(scores[half] / temperature)
+    return table
 
 
 def cross_judged(
-    labels: IntVector, probabilities: Logits, *, precision: float
+    labels: IntVector, probabilities: Table, *, precision: float
 ) -> Answered:
     """How each half fares by the temperature and the threshold of the other."""
     truth, table = _checked(labels, probabilities)
@@ -190,7 +200,7 @@ def cross_judged(
 
 
 def chance_error(
-    probabilities: Logits, *, bins: int, seed: int = 0, draws: int = 200
+    probabilities: Table, *, bins: int, seed: int = 0, draws: int = 200
 ) -> float:
     """The mean calibration error, on as many images, of a model that is as it says.
 
@@ -211,14 +221,6 @@ def chance_error(
     return float(np.mean(errors) / len(sure))
 
 
-def _cross_fitted(truth, scores):
-    table = np.empty(scores.shape, np.float64)
-    for half, other in _halves(len(truth)):
-        temperature = fit_temperature(truth[other], scores[other])
-        table[half] = softmax(scores[half] / temperature)
-    return table
-
-
 def _halves(count):
     """Each half beside the other, as indices."""
     order = np.random.default_rng(0).permutation(count)
@@ -232,7 +234,7 @@ def _loss(truth, table):
 
 
 def _logarithms(probabilities):
-    """A probability of 0, which float32 rounds to, counts as the smallest float32."""
+    """A table of float32 gives the same as what was rounded to it, also where to 0."""
     table = np.asarray(probabilities, np.float64)
     return np.log(np.maximum(table, np.finfo(np.float32).tiny))
 

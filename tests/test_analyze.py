@@ -269,7 +269,7 @@ def test_page_says_what_the_temperature_does_and_when_to_be_unsure(tmp_path):
     shares = softmax(logits)
     labels = (rng.random(200) < shares[:, 1]).astype(np.int32)
     table = softmax(5 * logits).astype(np.float32)
-    certainty = fit_certainty(labels, np.log(table))
+    certainty = fit_certainty(labels, table)
     assert certainty.temperature > 3
     findings = findings_of(labels, table, certainty=certainty)
     before, after = (

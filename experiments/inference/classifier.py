@@ -11,6 +11,7 @@ import numpy as np
 from converters.bundle import Bundle, load_bundle
 from experiments.command.options import UsageError
 from jaxvision import gradcam, models
+from jaxvision.calibration import temper
 from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize, mirrored
 from jaxvision.precision import fast_dtype
@@ -71,7 +72,7 @@ def make_predict(bundle: Bundle) -> Predict:
             for batch, count in _batches(images)
         ]
         scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
-        return softmax(scores / bundle.certainty.temperature)
+        return temper(softmax(scores), bundle.certainty.temperature)
 
     return predict
 

@@ -202,7 +202,7 @@ def _keeper(
     """Writes a model, with what its answers for the validation images are worth."""
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
-        logits = np.asarray(predict(params, stats))
+        table = softmax(predict(params, stats)).astype(np.float32)
         save_bundle(
             folder / "model.safetensors",
             name,
@@ -210,7 +210,7 @@ def _keeper(
             stats,
             classes=dataset.classes,
             preprocessing=preprocessing,
-            certainty=fit_certainty(dataset.val.labels, logits),
+            certainty=fit_certainty(dataset.val.labels, table),
         )
 
     return keep
