@@ -23,6 +23,8 @@ HOTTEST = 20.0
 """The largest temperature; the smallest is its inverse."""
 FEWEST = 20
 """Images below which nothing is fitted."""
+MOST = 10_000
+"""Images beyond which more would tell nothing new; so many are taken by chance."""
 LEVELS = (*(round(0.5 + 0.01 * step, 2) for step in range(50)), 0.995, 0.999)
 """The precisions for which a threshold is sought."""
 
@@ -84,6 +86,9 @@ def fit_certainty(labels: IntVector, probabilities: Table) -> Certainty:
     truth, table = _checked(labels, probabilities)
     if len(truth) < FEWEST or not np.isfinite(table).all():
         return UNKNOWN
+    if len(truth) > MOST:
+        some = np.random.default_rng(0).permutation(len(truth))[:MOST]
+        truth, table = truth[some], table[some]
     temperature = 1.0
     if _loss(truth, cross_fitted(truth, table)) < _loss(truth, table):
         temperature = fit_temperature(truth, _logarithms(table))

@@ -168,6 +168,16 @@ def test_too_few_images_and_no_numbers_tell_nothing():
         fit_temperature(labels[:3], logits)
 
 
+def test_of_very_many_images_some_are_taken_wherever_they_stand():
+    labels, logits = answers(800)
+    order = np.argsort(labels, kind="stable")  # class by class, as folders have them
+    many = np.repeat(labels[order], 30), np.repeat(softmax(3 * logits)[order], 30, 0)
+    found = fit_certainty(*many)
+    assert found == fit_certainty(*many)
+    whole = fit_temperature(labels, 3 * logits)
+    assert found.temperature == pytest.approx(whole, rel=0.05)
+
+
 def test_chance_error_is_that_of_labels_drawn_as_the_model_says():
     _, logits = answers(234, 9)
     table = softmax(2 * logits)
