@@ -149,7 +149,9 @@ def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
 def _fold(values: Mapping[str, Any]) -> tuple[int, int] | None:
     """The part of all photos that the run was judged by, where it was one."""
     fold, folds = values.get("fold"), values.get("folds")
-    return (fold, folds) if type(fold) is type(folds) is int else None
+    if isinstance(fold, int) and isinstance(folds, int):
+        return fold, folds
+    return None
 
 
 def _summary(values: Mapping[str, Any], bundle: Bundle, train: Split) -> dict[str, str]:

@@ -72,7 +72,7 @@ def make_predict(bundle: Bundle) -> Predict:
             for batch, count in _batches(images)
         ]
         scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
-        return temper(softmax(scores), bundle.certainty.temperature)
+        return np.asarray(temper(softmax(scores), bundle.certainty.temperature))
 
     return predict
 
