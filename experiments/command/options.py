@@ -95,7 +95,7 @@ def run_cli(
             presets=presets,
             preset_option=preset_option,
         )
-        _check_environment()
+        prepare_process()
         main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
         complain(f"error: {error}")
@@ -107,8 +107,12 @@ def run_cli(
         sys.exit(128 + signal.SIGINT)
 
 
-def _check_environment() -> None:
-    """Settings of the process, before JAX computes anything."""
+def prepare_process() -> None:
+    """Settings of the process, before JAX computes anything.
+
+    Raises:
+      UsageError: the environment asks for what there is not.
+    """
     try:
         ops.keep_pages()
         compilation.use_cache()

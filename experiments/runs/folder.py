@@ -91,6 +91,18 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
+def newest_run(parent: Path) -> Path:
+    """The folder of the newest run of an experiment, `OUTPUT/EXPERIMENT`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    runs = [path for path in parent.glob("*") if path.name.isdecimal()]
+    if not runs:
+        raise FileNotFoundError(f"{parent}: no run in it")
+    return max(runs, key=lambda path: int(path.name))
+
+
 def with_data(run: Run, data: str) -> Run:
     """The run whose `config.yaml` says where its photos are now."""
     if run.config.get("data", data) == data:
