@@ -70,6 +70,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from experiments.pages.canvas import png
 from jaxvision.data.pairs import pair_transform
 from jaxvision.data.pieces import open_photos
 
