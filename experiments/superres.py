@@ -34,6 +34,7 @@ from experiments.runs.folder import (
     with_data,
 )
 from experiments.runs.writer import one_writer
+from experiments.training.data import fetch_data
 from experiments.training.enlarger import (
     EnlargerRecipe,
     build,
@@ -149,7 +150,7 @@ def main(config: Config) -> dict[str, float]:
         if read_yaml(Config, folder / "config.yaml").loss == "mse":
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
-    benchmarks = _benchmarks(config)
+    benchmarks = _benchmarks(config, console=console)
     features = None
     if config.vgg is not None:
         layers = config.perceptual_layers
@@ -200,6 +201,7 @@ def main(config: Config) -> dict[str, float]:
 
 
 def _open(config: Config, *, console: Console) -> Pieces:
+    fetch_data(config.data, console=console)
     try:
         with console.counting("reading photos") as progress:
             return open_photos(
@@ -213,9 +215,10 @@ def _open(config: Config, *, console: Console) -> Pieces:
         raise UsageError(f"--data: {error}") from error
 
 
-def _benchmarks(config: Config) -> dict[str, list[Whole]]:
+def _benchmarks(config: Config, *, console: Console) -> dict[str, list[Whole]]:
     found: dict[str, list[Whole]] = {}
     for spec in config.benchmark:
+        fetch_data(spec, console=console, where="--benchmark")
         name = Path(spec).expanduser().resolve().name
         try:
             # Names are keys of the results: the second of a kind has its whole path.

@@ -45,10 +45,10 @@ import jax.numpy as jnp
 import numpy as np
 from IPython.display import Image, Markdown, display
 
-from experiments.command.options import prepare_process
+from experiments.command.options import check_environment
 from experiments.training.training import compute_type
 
-prepare_process()  # the compiled programs are kept, and the CPU's convolutions found
+check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
 DTYPE = compute_type("auto")
 print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}: {DTYPE}")
