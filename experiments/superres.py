@@ -27,11 +27,13 @@ from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import write_outputs
 from experiments.runs.folder import (
+    data_notes,
     new_run,
     open_run,
     saved_in,
-    skipped_notes,
+    say_data,
     with_data,
+    write_skipped,
 )
 from experiments.runs.writer import one_writer
 from experiments.training.data import fetch_data
@@ -176,6 +178,7 @@ def main(config: Config) -> dict[str, float]:
         run = open_run(folder)
     plan = training.plan
     with saved_in(run.path), one_writer(run.path):
+        write_skipped(run.path, photos, console)
         with stop_on_signals() as stop:
             state = training.start(start.model)
             history = fit(state, plan, run.path, console=console, stop=stop)
@@ -189,7 +192,7 @@ def main(config: Config) -> dict[str, float]:
             "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
         }
         title = f"{config.model} on {photos.name}"
-        notes = skipped_notes(photos.skipped, "photos")
+        notes = data_notes(photos)
         return write_outputs(
             run.path,
             About(title, summary, run.config, history, notes),
@@ -204,7 +207,7 @@ def _open(config: Config, *, console: Console) -> Pieces:
     fetch_data(config.data, console=console)
     try:
         with console.counting("reading photos") as progress:
-            return open_photos(
+            photos = open_photos(
                 config.data,
                 crop_size=config.crop_size,
                 val_count=config.val_photos,
@@ -213,6 +216,8 @@ def _open(config: Config, *, console: Console) -> Pieces:
             )
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error
+    say_data(photos, console)
+    return photos
 
 
 def _benchmarks(config: Config, *, console: Console) -> dict[str, list[Whole]]:

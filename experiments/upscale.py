@@ -3,14 +3,17 @@
 python -m experiments.superres upscale RUN IMAGE... --output DIR
 """
 
+import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 from tyro import MISSING
 from tyro.conf import Positional, arg
@@ -18,8 +21,9 @@ from tyro.conf import Positional, arg
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import enlarge_pixels, load_model, make_enlarger
+from jaxvision.data.decode import UnreadableImageError, read_header
 from jaxvision.data.pairs import SCALE
-from jaxvision.files import atomic_path
+from jaxvision.files import atomic_path, regular_file
 
 MODULE = "experiments.upscale"
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -137,14 +141,13 @@ def read_picture(path: Path) -> Picture:
       UsageError: it is no image that can be enlarged; one line says why.
     """
     try:
-        # Warnings of large images, which are welcome here, and of odd metadata.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        with _opened(path) as file:
             notes = _notes(file)
             profile = file.info.get("icc_profile")
             file.load()
             image = _upright(file)
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is no image") from None
+    except UsageError:
+        raise
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -173,6 +176,26 @@ def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         hidden, return_distances=False, return_indices=True
     )
     return pixels[tuple(nearest)]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, not decoded yet.
+
+    Raises:
+      UsageError: it is none, or cannot be read.
+    """
+    try:
+        # Warnings of large images, which are welcome here, and of odd metadata.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open(path, "rb", opener=regular_file) as file,
+            read_header(file) as image,
+        ):
+            yield image
+    except (OSError, UnreadableImageError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: {reason}") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -215,14 +238,8 @@ def _targets(config: Config) -> dict[Path, Path]:
     for source in config.images:
         if source.is_dir():
             raise UsageError(f"{source} is a folder: name its files, {source}/*")
-        try:
-            with warnings.catch_warnings(action="ignore"), Image.open(source) as file:
-                mode, kind, longest = file.mode, file.format or "", max(file.size)
-        except OSError as error:
-            reason = error.strerror or "no image"
-            raise UsageError(f"{source}: {reason}") from error
-        except Image.DecompressionBombError as error:
-            raise UsageError(f"{source}: {error}") from error
+        with _opened(source) as file:
+            mode, kind, longest = file.mode, file.format or "", max(file.size)
         _check_mode(source, mode)
         same = config.format == "same" and kind in FORMATS
         suffix = FORMATS[kind][0] if same else ".png"
@@ -232,6 +249,11 @@ def _targets(config: Config) -> dict[Path, Path]:
                 f"and this would have {SCALE * longest}: use --format png"
             )
         target = config.output / f"{source.stem}_x{SCALE}{suffix}"
+        if len(os.fsencode(target.name)) > 255:
+            raise UsageError(
+                f"{source} would become {target}, and no name has more than 255 bytes: "
+                "give it a shorter one"
+            )
         for other, taken in targets.items():
             if taken == target:
                 raise UsageError(

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from jaxvision.data.decode import UnreadableImageError
-from jaxvision.data.image_files import EXTENSIONS
+from jaxvision.data.decode import UnreadableImageError, extensions
 from jaxvision.data.photo import Photo
-from jaxvision.data.reader import Progress, Tick, make_tick, read
+from jaxvision.data.reader import Guesses, Progress, Tick, guessed, make_tick, read
 from jaxvision.data.sources import describe_kinds, find_kind, find_source
 from jaxvision.data.split import choose, set_aside
 
@@ -53,6 +53,8 @@ class Pieces:
       count: how many photographs the pieces are from.
       val: the photographs to judge by.
       skipped: one `path: reason` for each photograph that was left out.
+      taken: in words, which folders were taken as the splits, where that needs saying.
+      warnings: what was passed over or guessed, a line each.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Pieces:
     count: int
     val: tuple[Whole, ...]
     skipped: tuple[str, ...] = ()
+    taken: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def open_photos(
@@ -75,9 +79,9 @@ def open_photos(
 
     Args:
       spec: as `open_dataset` has it, but without classes: of a folder any images below
-        it. Its `train` and the first of `val`, `valid`, `validation` and `test` are the
-        two splits where both are there; where a source has one, a fifth of all
-        photographs is set aside.
+        it. Its `train` and `val`, or `test` where there is no `val`, are the two splits
+        (`split_names`); where a source has one, a fifth of all photographs is set
+        aside.
       crop_size: side of the training crops in pixels; photographs that do not hold one
         are left out.
       val_count: most photographs to judge by.
@@ -94,18 +98,18 @@ def open_photos(
         train, val = set_aside(source, seed=seed)
     val = choose(val, val_count, seed=seed)
     tick = make_tick(progress, total=len(train) + len(val))
+    guesses: Guesses = {}
+    read_all = partial(_read, tick=tick, guesses=guesses)
 
-    pieces, skipped = _read(
+    pieces, skipped = read_all(
         train,
         lambda _, image: _pieces(image, crop_size),
-        tick=tick,
         purpose=f"to train on in {spec}",
         cure=f"give photos of {crop_size} pixels or a smaller crop",
     )
-    judged, val_skipped = _read(
+    judged, val_skipped = read_all(
         val,
         lambda index, image: _whole(val[index], _middle(image)),
-        tick=tick,
         purpose=f"to judge by in {spec}",
         cure="give others",
     )
@@ -119,6 +123,8 @@ def open_photos(
         count=count,
         val=tuple(judged),
         skipped=(*skipped, *val_skipped),
+        taken=source.taken,
+        warnings=(*source.warnings, *guessed(guesses)),
     )
 
 
@@ -135,7 +141,7 @@ def open_benchmark(spec: str) -> list[Whole]:
         )
     photos = find_source(spec, labelled=False).whole()
     if not photos:
-        raise ValueError(f"no images in {spec} ({' '.join(EXTENSIONS)})")
+        raise ValueError(f"no images in {spec} ({' '.join(extensions())})")
     whole, bad = read(photos, lambda i, image: _whole(photos[i], np.asarray(image)))
     for index, reason in bad.items():
         raise ValueError(f"{photos[index].name}: {reason}")
@@ -153,11 +159,12 @@ def _read(
     use: Callable[[int, Image.Image], Result],
     *,
     tick: Tick,
+    guesses: Guesses,
     purpose: str,
     cure: str,
 ) -> tuple[list[Result], list[str]]:
     """What `use` makes of the photographs, and a line for each that is left out."""
-    good, bad = read(photos, use, tick=tick)
+    good, bad = read(photos, use, tick=tick, guesses=guesses)
     skipped = [f"{photos[index].name}: {why}" for index, why in bad.items()]
     if not good:
         first = f" ({skipped[0]})" if skipped else ""
