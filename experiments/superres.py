@@ -4,6 +4,7 @@ python -m experiments.superres --data PHOTOS
 python -m experiments.superres upscale RUN IMAGE... --output DIR
 """
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,7 +225,7 @@ def _benchmarks(config: Config, *, console: Console) -> dict[str, list[Whole]]:
     found: dict[str, list[Whole]] = {}
     for spec in config.benchmark:
         fetch_data(spec, console=console, where="--benchmark")
-        name = Path(spec).expanduser().resolve().name
+        name = Path(os.path.expanduser(spec)).resolve().name
         try:
             # Names are keys of the results: the second of a kind has its whole path.
             found[spec if name in ("test", *found) else name] = open_benchmark(spec)

@@ -52,7 +52,7 @@ class EnlargerRecipe(Recipe):
     """Crops of each photo an epoch."""
     batch_size: int = limited(16, at_least(1))
     """Crops a step, over all devices."""
-    crop_size: int = limited(48, lambda size: size >= 16 and size % 2 == 0)
+    crop_size: int = limited(48, lambda size: 16 <= size <= 4096 and size % 2 == 0)
     """Side of the training crops in pixels; small ones learn as much in less time."""
     augment: Literal["flips", "full"] = "full"
     """flips: turns and mirrorings; full: and brightness, contrast and saturation by up
@@ -69,7 +69,7 @@ class EnlargerRecipe(Recipe):
     """The optimiser and its schedule."""
     ema: float = limited(0.999, limits.share)
     """Decay of the average of the weights that is judged and kept; 0 keeps none."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Compute type of the training; what is judged is always float32."""
 
 
