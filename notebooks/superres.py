@@ -47,7 +47,7 @@ from experiments.command.options import check_environment
 
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
-print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}: float32")
+print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}")
 
 # %% [markdown]
 # `DATA` is `demo`, nine photographs that come with scikit-image; `oxford_iiit_pet`, 800 MB

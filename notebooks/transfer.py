@@ -46,12 +46,13 @@ import numpy as np
 from IPython.display import Image, Markdown, display
 
 from experiments.command.options import check_environment
-from experiments.training.training import compute_type
+from jaxvision.precision import fast_dtype
 
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
-DTYPE = compute_type("auto")
-print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}: {DTYPE}")
+DTYPE, why = fast_dtype(device)
+print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}")
+print(f"computes in {DTYPE}: {why}")
 
 # %% [markdown]
 # ## Which photos, which network

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from experiments.pages.canvas import png
 from experiments.pages.history import History
@@ -27,12 +28,13 @@ def live_curves(output: Path) -> Iterator[None]:
     from IPython.display import Image, Markdown, display
 
     before = {path: path.stat().st_mtime_ns for path in _tables(output)}
-    shown = display(Markdown("The curves come with the first epoch."), display_id=True)
+    waiting = Markdown("The curves come with the first epoch.")
+    shown: Any = display(waiting, display_id=True)
     ended = threading.Event()
 
     def watch() -> None:
         seen: History = []
-        last = shown is None
+        last = False
         while not last:
             last = ended.wait(SECONDS)  # and once more after the end
             grown = [
@@ -44,12 +46,14 @@ def live_curves(output: Path) -> Iterator[None]:
                 shown.update(Image(data=png(curves_figure(history), dpi=90)))
 
     thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    if shown is not None:
+        thread.start()
     try:
         yield
     finally:
         ended.set()
-        thread.join()
+        if shown is not None:
+            thread.join()
 
 
 def _tables(output: Path) -> list[Path]:
