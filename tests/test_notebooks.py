@@ -3,12 +3,10 @@
 import os
 from pathlib import Path
 
+import jupytext
+import nbclient
 import pytest
-
-pytest.importorskip("IPython", reason="needs the extra [notebook]")
-jupytext = pytest.importorskip("jupytext", reason="needs the extra [notebook]")
-nbclient = pytest.importorskip("nbclient", reason="needs the extra [notebook]")
-from nbformat.v4 import new_code_cell  # noqa: E402
+from nbformat.v4 import new_code_cell
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -39,8 +37,9 @@ def test_pairs_agree_and_keep_no_output(name):
     assert f"blob/main/notebooks/{name}.ipynb" in notebook.cells[0].source
 
 
-@pytest.mark.parametrize("name", TINY)
 @pytest.mark.slow
+@pytest.mark.notebook
+@pytest.mark.parametrize("name", TINY)
 def test_runs_from_top_to_bottom(name, tmp_path):
     notebook = read(name)
     (settings,) = (
