@@ -185,9 +185,7 @@ with live_curves(OUTPUT):
 # %% [markdown]
 # ## What became of it
 #
-# Rows are the true classes, columns the answers. Below are the worst mistakes: the photo,
-# and where the network looked (Grad-CAM). `report.html` in the run's folder has all of it,
-# and calibration, suspected labels and photos that are in both parts of the data.
+# Rows are the true classes, columns the answers.
 
 # %%
 from experiments.runs.folder import newest_run
@@ -195,7 +193,40 @@ from experiments.runs.folder import newest_run
 RUN = newest_run(OUTPUT / "transfer")
 display(Markdown(f"**{numbers['val_accuracy']:.1%}** of {len(dataset.val)} photos"))
 display(Image(RUN / "confusion.png", width=620))
-display(Image(RUN / "mistakes.png", width=900))
+
+# %% [markdown]
+# The surest mistakes: the photo, and what in it spoke for the wrong answer (Grad-CAM).
+# `report.html` in the run's folder has all of them, and calibration, suspected labels and
+# photos that are in both parts of the data.
+
+# %%
+from experiments.inference.classifier import explainer, make_predict, open_model
+from experiments.pages.photos import overlay
+
+bundle = open_model(RUN)
+predict, explain = make_predict(bundle), explainer(bundle)
+
+
+def explained(crops: np.ndarray, labels=None) -> Image:
+    """What the network says of photos, beside where it looked."""
+    probabilities = predict(crops)
+    answers = probabilities.argmax(-1)
+    pictures, titles = [], []
+    for index, heat in enumerate(explain(crops, answers)):
+        pictures += [crops[index] / 255, overlay(crops[index], heat) / 255]
+        true = "" if labels is None else f"{bundle.classes[labels[index]]}, not "
+        answer = bundle.classes[answers[index]]
+        titles += [f"{true}{answer}, {probabilities[index].max():.0%}", ""]
+    return show(pictures, titles)
+
+
+probabilities = predict(dataset.val.images)
+wrong = np.flatnonzero(probabilities.argmax(-1) != dataset.val.labels)
+surest = wrong[np.argsort(-probabilities[wrong].max(-1))][:9]
+if len(surest):
+    display(explained(dataset.val.images[surest], dataset.val.labels[surest]))
+else:
+    print("There is none.")
 
 # %% [markdown]
 # ## The same by hand
@@ -239,12 +270,9 @@ print(f"{steps} steps: loss {sums['loss'] / steps:.3f}; then {right:.1%} in vali
 # Choose files in the dialogue; without any, three of the validation photos are asked about.
 
 # %%
-from experiments.inference.classifier import explainer, make_predict, open_model
-from experiments.pages.photos import overlay
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.squares import read_crops
 
-bundle = open_model(RUN)
 ours = uploaded()
 if ours:
     size = bundle.preprocessing
@@ -255,16 +283,7 @@ if ours:
         print(f"{ours[index]}: {why}")
 else:
     crops = dataset.val.images[np.linspace(0, len(dataset.val) - 1, 3).astype(int)]
-
-probabilities = make_predict(bundle)(crops)
-answers = probabilities.argmax(-1)
-explain = explainer(bundle)
-heat = explain(crops, answers)
-pictures, titles = [], []
-for crop, row, answer, warmth in zip(crops, probabilities, answers, heat, strict=True):
-    pictures += [crop / 255, overlay(crop, warmth) / 255]
-    titles += [f"{bundle.classes[answer]}, {row[answer]:.0%}", "where it looked"]
-show(pictures, titles)
+explained(crops)
 
 # %% [markdown]
 # ## Take it with you
