@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +18,14 @@ from experiments.pages.enlargements import Example, Version, draw_enlargements
 from experiments.pages.page import About, write_report
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
-from jaxvision.data.pairs import SCALE
-from jaxvision.data.pieces import Whole, centre
+from jaxvision.data.pieces import Whole, centre_square
 from jaxvision.preprocess import to_float
 
-PROTOCOL = f"luma (Y of BT.601), {SCALE} pixels of border cut off, 8 bits"
 EXAMPLES = 6
 """Most photographs in the picture."""
 TILES = (96, 48, 24)
 """Sides of the tiles of low resolution, a compilation each: a photograph is computed in
 the largest that it holds."""
-SQUARE = 256
-"""Most pixels a side of what the perceptual distance is taken of, from the centre."""
 METHODS = ("bicubic", "model")
 
 Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
@@ -37,6 +34,11 @@ Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
 
 Means = Mapping[tuple[str, str], dict[str, float]]
 """Set and method -> the means of the figures."""
+
+
+def protocol(scale: int) -> str:
+    """What the figures are of, in words."""
+    return f"luma (Y of BT.601), {scale} pixels of border cut off, 8 bits"
 
 
 class Row(NamedTuple):
@@ -73,6 +75,8 @@ def write_outputs(
       The means of each set: `<set>_psnr`, `<set>_ssim` and, where there is a distance,
       `<set>_distance`, of the model; with `_bicubic` behind, of bicubic.
     """
+    scale = enlarger.scale
+    said = protocol(scale)
     rows, examples = judge(enlarger, groups, distance=distance, console=console)
     means = {
         (group, method): _means(
@@ -83,24 +87,24 @@ def write_outputs(
     }
     _write_tables(folder, rows, means, groups)
     plots.curves(about.history, folder / "curves.png")
-    draw_enlargements(examples, folder / "comparison.png", protocol=PROTOCOL)
+    draw_enlargements(examples, folder / "comparison.png", protocol=said, scale=scale)
     page = write_report(
         folder,
-        about._replace(summary={**about.summary, **_summary(means, groups)}),
+        about._replace(summary={**about.summary, **_summary(means, groups, said)}),
         pictures={
             "Low resolution, bicubic, the model, the true photo": "comparison.png"
         },
         commands={
-            "Double the size of a photo": (
-                f"python -m experiments.superres upscale {shlex.quote(str(folder))} "
-                "PHOTO.jpg --output DIR"
+            f"Make a photo {scale} times larger": (
+                "python -m experiments.upscale PHOTO.jpg --model "
+                f"{shlex.quote(str(folder))} --output DIR"
             )
         },
     )
     console.table(_table(groups, means))
     for note in about.notes:
         console.say(f"WARNING: {note}", style="bold yellow")
-    console.say(f"{PROTOCOL}; see {page}")
+    console.say(f"{said}; see {page}")
     return {
         f"{group}_{name}{'' if method == 'model' else '_bicubic'}": value
         for (group, method), values in means.items()
@@ -133,15 +137,17 @@ def _write_tables(
     )
 
 
-def _summary(means: Means, groups: Mapping[str, Sized]) -> dict[str, str]:
+def _summary(
+    means: Means, groups: Mapping[str, Sized], protocol: str
+) -> dict[str, str]:
     """What the page says of each set, and by which protocol."""
-    said = {
+    figures = {
         f"PSNR and SSIM on {group}": "; ".join(
             f"{method} {_said(means[group, method])}" for method in METHODS
         )
         for group in groups
     }
-    return said | {"Protocol": PROTOCOL}
+    return figures | {"Protocol": protocol}
 
 
 def judge(
@@ -160,14 +166,13 @@ def judge(
     total, done = sum(map(len, groups.values())), 0
     with console.progress("judging") as show:
         for group, photos in groups.items():
-            side = min(SQUARE, *(min(photo.image.shape[:2]) for photo in photos))
             for index, photo in enumerate(photos):
                 low, images = enlarge_both(enlarger, photo.image)
-                figures = measure(photo, images)
+                figures = measure(photo, images, border=enlarger.scale)
                 far: Sequence[float | None] = [None] * len(images)
                 if distance is not None:
-                    squares = [centre(image, side) for image in images]
-                    far = distance(squares, centre(photo.image, side))
+                    squares = [centre_square(image) for image in images]
+                    far = distance(squares, centre_square(photo.image))
                 name = Path(photo.name).name
                 for method, pair, one in zip(METHODS, figures, far, strict=True):
                     rows.append(Row(group, name, method, *pair, one))
@@ -189,13 +194,16 @@ def enlarge_both(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The low resolution of a photograph, and what each of `METHODS` makes of it."""
     height, width = truth.shape[:2]
-    low = _resized(truth, (width // SCALE, height // SCALE))
+    scale = enlarger.scale
+    low = _resized(truth, (width // scale, height // scale))
     tile = next((tile for tile in TILES if tile <= min(low.shape[:2])), TILES[0])
     model = enlarge_pixels(enlarger, low, tile=tile)
     return low, [_resized(low, (width, height)), model]
 
 
-def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+def measure(
+    photo: Whole, images: Sequence[np.ndarray], *, border: int
+) -> list[tuple[float, float]]:
     """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
 
     Of a grey file that is its one channel, of any other the luma.
@@ -213,17 +221,18 @@ def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, flo
         np.stack([padded(image) for image in images]),
         padded(photo.image)[None],
         np.array([(height, width)], np.int32),
+        border=border,
     )
     return [(min(float(p), MOST_DB), float(s)) for p, s in zip(psnr, ssim, strict=True)]
 
 
-@jax.jit
-def _figures(images, truth, size):
+@partial(jax.jit, static_argnames="border")
+def _figures(images, truth, size, *, border):
     """PSNR and SSIM of each of the padded images."""
 
     def one(image):
         pair = to_float(image[None]), to_float(truth)
-        options = {"sizes": size, "border": SCALE, "luma": True, "quantize": True}
+        options = {"sizes": size, "border": border, "luma": True, "quantize": True}
         psnr = image_metrics.psnr(*pair, **options)
         return psnr[0], image_metrics.ssim(*pair, **options)[0]
 

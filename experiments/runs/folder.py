@@ -91,8 +91,9 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
-def with_data(run: Run, data: str) -> Run:
+def with_data(run: Run, data: str | Sequence[str]) -> Run:
     """The run whose `config.yaml` says where its photos are now."""
+    data = data if isinstance(data, str) else list(data)
     if run.config.get("data", data) == data:
         return run
     config = {**run.config, "data": data}

@@ -24,6 +24,10 @@ LARGEST = 1024
 SMALLEST = 32
 """Fewest rows and columns of a photograph to judge by."""
 
+SIDES = (256, 128, 64)
+"""Sides of the squares that stand for photographs of any size where each size would be
+a program to compile."""
+
 Result = TypeVar("Result")
 
 
@@ -32,7 +36,7 @@ class Whole(NamedTuple):
 
     Attributes:
       name: where it is from.
-      image: uint8 `(h, w, 3)`, of even height and width.
+      image: uint8 `(h, w, 3)`, whose height and width the scale divides.
       is_gray: whether the file is a grey one, whose three channels are equal.
     """
 
@@ -64,22 +68,25 @@ class Pieces:
 
 
 def open_photos(
-    spec: str,
-    *,
+    *specs: str,
     crop_size: int,
+    scale: int = 2,
     val_count: int = 200,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pieces:
-    """The photographs that `spec` names, at the size they have.
+    """The photographs that `specs` name, at the size they have.
 
     Args:
-      spec: as `open_dataset` has it, but without classes: of a folder any images below
-        it. Its `train` and the first of `val`, `valid`, `validation` and `test` are the
-        two splits where both are there; where a source has one, a fifth of all
-        photographs is set aside.
+      specs: each as `open_dataset` has it, but without classes: of a folder any images
+        below it. Its `train` and the first of `val`, `valid`, `validation` and `test`
+        are the two splits where both are there; where a source has one, a fifth of its
+        photographs is set aside, and trained on where it is not judged by. Of several
+        sources the photographs are put together, each as often as any other.
       crop_size: side of the training crops in pixels; photographs that do not hold one
         are left out.
+      scale: what divides the height and width of those to judge by; what is over is cut
+        off.
       val_count: most photographs to judge by.
       seed: chooses the validation photographs where there is a choice.
       progress: called with (done, total) after each photograph.
@@ -88,32 +95,43 @@ def open_photos(
       ValueError: there is nothing to train on or to judge by; the message says what is
         wrong, where, and what to do.
     """
-    source = find_source(spec, labelled=False)
-    train, val = source.train, source.val
-    if not val:
-        train, val = set_aside(source, seed=seed)
-    val = choose(val, val_count, seed=seed)
+    if len(set(specs)) < len(specs):
+        raise ValueError(f"{', '.join(specs)}: one of them is named twice")
+    sources = [find_source(spec, labelled=False) for spec in specs]
+    train: list[Photo] = []
+    given, spared = [], []  # to judge by, of their sources' own choice and of ours
+    for source in sources:
+        if source.val:
+            train.extend(source.train)
+            given.extend(source.val)
+        else:
+            more, few = set_aside(source, seed=seed)
+            train.extend(more)
+            spared.extend(few)
+    val = choose([*given, *spared], val_count, seed=seed)
+    train.extend(photo for photo in spared if photo not in val)
+    where = ", ".join(specs)
     tick = make_tick(progress, total=len(train) + len(val))
 
     pieces, skipped = _read(
         train,
         lambda _, image: _pieces(image, crop_size),
         tick=tick,
-        purpose=f"to train on in {spec}",
+        purpose=f"to train on in {where}",
         cure=f"give photos of {crop_size} pixels or a smaller crop",
     )
     judged, val_skipped = _read(
         val,
-        lambda index, image: _whole(val[index], _middle(image)),
+        lambda index, image: _whole(val[index], _middle(image), scale),
         tick=tick,
-        purpose=f"to judge by in {spec}",
+        purpose=f"to judge by in {where}",
         cure="give others",
     )
     count, flat = len(pieces), list(chain.from_iterable(pieces))
     pieces.clear()  # `_stack` lets go of each piece that it has copied
     images, sizes = _stack(flat)
     return Pieces(
-        name=source.name,
+        name=" + ".join(source.name for source in sources),
         images=images,
         sizes=sizes,
         count=count,
@@ -122,8 +140,10 @@ def open_photos(
     )
 
 
-def open_benchmark(spec: str) -> list[Whole]:
+def open_benchmark(spec: str, *, scale: int = 2) -> list[Whole]:
     """Whole photographs to judge by: all that `spec` names, of either split.
+
+    Their last rows and columns are cut off where `scale` does not divide their number.
 
     Raises:
       ValueError: there is no such data, no image in it, or one that cannot be used.
@@ -136,7 +156,9 @@ def open_benchmark(spec: str) -> list[Whole]:
     photos = find_source(spec, labelled=False).whole()
     if not photos:
         raise ValueError(f"no images in {spec} ({' '.join(EXTENSIONS)})")
-    whole, bad = read(photos, lambda i, image: _whole(photos[i], np.asarray(image)))
+    whole, bad = read(
+        photos, lambda i, image: _whole(photos[i], np.asarray(image), scale)
+    )
     for index, reason in bad.items():
         raise ValueError(f"{photos[index].name}: {reason}")
     return list(whole.values())
@@ -146,6 +168,16 @@ def centre(pixels: np.ndarray, side: int) -> np.ndarray:
     """The square of `side` pixels in the middle of `(h, w, c)`."""
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
+
+
+def centre_square(pixels: np.ndarray, *, scale: int = 1) -> np.ndarray:
+    """The largest square of `SIDES` in the middle of `(h, w, c)`, or all that fits.
+
+    A side that `scale` does not divide is as much shorter.
+    """
+    shortest = min(pixels.shape[:2])
+    side = next((side for side in SIDES if side <= shortest), shortest)
+    return centre(pixels, side - side % scale)
 
 
 def _read(
@@ -204,13 +236,14 @@ def _middle(image: Image.Image) -> np.ndarray:
     return np.asarray(image)[top : top + LARGEST, left : left + LARGEST]
 
 
-def _whole(photo: Photo, pixels: np.ndarray) -> Whole:
-    return Whole(photo.name, _even(pixels), photo.is_gray())
+def _whole(photo: Photo, pixels: np.ndarray, scale: int) -> Whole:
+    return Whole(photo.name, _divisible(pixels, scale), photo.is_gray())
 
 
-def _even(pixels: np.ndarray) -> np.ndarray:
-    """Without the last row and column where their number is odd, as is the custom."""
+def _divisible(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Without the last rows and columns that `scale` leaves over, as is the custom."""
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         raise UnreadableImageError(f"{width} x {height} pixels, too few to judge by")
-    return np.ascontiguousarray(pixels[: height - height % 2, : width - width % 2])
+    height, width = height - height % scale, width - width % scale
+    return np.ascontiguousarray(pixels[:height, :width])
