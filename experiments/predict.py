@@ -26,9 +26,10 @@ from experiments.inference.classifier import (
     make_predict,
     open_model,
 )
+from experiments.inference.inputs import find_images
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import write_predictions
-from jaxvision.data.image_files import EXTENSIONS, file_photo, find_tree
+from jaxvision.data.image_files import file_photo
 from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
 
@@ -110,31 +111,6 @@ def main(config: Config) -> dict[str, int]:
             f"{unreadable[0]}"
         )
     return {"predicted": len(done), "unreadable": len(unreadable)}
-
-
-def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files themselves, and the images below the folders, sorted; hidden ones not.
-
-    Raises:
-      UsageError: nothing is given, or a folder without images.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        try:
-            inside = find_tree(path)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        if not inside:
-            raise UsageError(
-                f"{path}: no images in this folder ({' '.join(EXTENSIONS)})"
-            )
-        found += inside
-    if not found:
-        raise UsageError("name the images, or folders of images, after the run")
-    return found
 
 
 def _predicted(

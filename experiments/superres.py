@@ -1,17 +1,14 @@
 """Trains a network that makes photographs two, three or four times larger.
 
 python -m experiments.superres --data PHOTOS
-python -m experiments.superres upscale IMAGE... --model RUN
 """
 
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from experiments import upscale
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
@@ -25,7 +22,7 @@ from experiments.command.options import (
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.inference.enlarger import find_network, load_model, make_enlarger
 from experiments.pages.page import About
-from experiments.runs.enlarger_outputs import write_outputs
+from experiments.runs.enlarger_outputs import open_benchmarks, write_outputs
 from experiments.runs.folder import (
     new_run,
     open_run,
@@ -49,13 +46,7 @@ from experiments.training.perceptual import (
 from experiments.training.training import dry_run
 from jaxvision import checkpoint
 from jaxvision.data import describe_kinds
-from jaxvision.data.pieces import (
-    Pieces,
-    Whole,
-    centre_square,
-    open_benchmark,
-    open_photos,
-)
+from jaxvision.data.pieces import Pieces, centre_square, open_photos
 
 MODULE = "experiments.superres"
 DATA = (
@@ -156,7 +147,9 @@ def main(config: Config) -> dict[str, float]:
         if read_yaml(Config, folder / "config.yaml").vgg is None:
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
-    benchmarks = _benchmarks(config)
+    benchmarks = open_benchmarks(
+        config.benchmark, scale=config.scale, option="--benchmark", taken=("test",)
+    )
     features = None
     if config.vgg is not None:
         layers = config.perceptual_layers
@@ -221,28 +214,5 @@ def _open(config: Config, *, console: Console) -> Pieces:
         raise UsageError(f"--data: {error}") from error
 
 
-def _benchmarks(config: Config) -> dict[str, list[Whole]]:
-    found: dict[str, list[Whole]] = {}
-    for spec in config.benchmark:
-        name = Path(spec).expanduser().resolve().name
-        try:
-            # Names are keys of the results: the second of a kind has its whole path.
-            found[spec if name in ("test", *found) else name] = open_benchmark(
-                spec, scale=config.scale
-            )
-        except ValueError as error:
-            raise UsageError(f"--benchmark: {error}") from error
-    return found
-
-
-def main_cli() -> None:
-    """Training, or with `upscale` as the first word, enlarging."""
-    if sys.argv[1:2] == ["upscale"]:
-        del sys.argv[1]
-        run_cli(upscale.Config, upscale.main, prog=f"python -m {MODULE} upscale")
-    else:
-        run_cli(Config, main, prog=f"python -m {MODULE}")
-
-
 if __name__ == "__main__":
-    main_cli()
+    run_cli(Config, main, prog=f"python -m {MODULE}")

@@ -1,8 +1,8 @@
 """Makes photographs of one's own larger with a trained model.
 
-python -m experiments.upscale IMAGE...
-python -m experiments.upscale IMAGE... --scale 4 --output DIR
-python -m experiments.upscale IMAGE... --model RUN
+python -m experiments.upscale IMAGE_OR_FOLDER...
+python -m experiments.upscale IMAGE_OR_FOLDER... --scale 4 --output DIR
+python -m experiments.upscale IMAGE_OR_FOLDER... --model RUN
 """
 
 import time
@@ -19,6 +19,7 @@ from tyro.conf import Positional, arg
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import enlarge_pixels, make_enlarger
+from experiments.inference.inputs import find_images
 from experiments.inference.trained import open_network
 from jaxvision.files import atomic_path
 
@@ -54,8 +55,10 @@ class Config:
     are kept, other metadata is not. The result is OUTPUT/NAME_x2.png.
     """
 
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")] = ()
-    """Image files."""
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER...")
+    ] = ()
+    """Image files, and folders whose images are taken, those below them too."""
     model: str = "light"
     """light, which comes with the program; or the folder of a run of
     experiments.superres, or its model.safetensors."""
@@ -214,12 +217,8 @@ def _targets(config: Config, scale: int) -> dict[Path, Path]:
     Raises:
       UsageError: a file is missing, no image, or would be overwritten.
     """
-    if not config.images:
-        raise UsageError("there is no image to enlarge: name its file")
     targets: dict[Path, Path] = {}
-    for source in config.images:
-        if source.is_dir():
-            raise UsageError(f"{source} is a folder: name its files, {source}/*")
+    for source in find_images(config.images):
         try:
             with warnings.catch_warnings(action="ignore"), Image.open(source) as file:
                 mode, kind, longest = file.mode, file.format or "", max(file.size)

@@ -13,7 +13,10 @@ from converters import convert, oracle, to_state_dict, verify
 from converters.bundle import load_bundle, save_bundle
 from jaxvision import models
 from jaxvision.functional import functionalize, modules
+from jaxvision.image_metrics import LUMA, LUMA_OFFSET
 from jaxvision.models.cifar import dirac, gelu, whitening
+from jaxvision.models.layers import pixel_shuffle
+from jaxvision.models.light import near_identity
 from jaxvision.preprocess import Preprocessing
 
 torch = pytest.importorskip("torch")
@@ -30,10 +33,19 @@ PARAMETERS = {
     "cnn": 814_826,
     "cnn_lean": 1_161_272,
     "cnn_fast": 1_972_792,  # the paper's 1.97 million
-    "srcnn_955": 69_251,
-    "srcnn_915": 20_099,
-    "srcnn_955_residual": 69_251,
-    "srcnn_915_residual": 20_099,
+    "light_x2": 48_228,
+    "light_x3": 49_673,
+    "light_x4": 51_696,
+    **{
+        f"srcnn_{name}{scale}": count
+        for scale in ("", "_x3", "_x4")
+        for name, count in (
+            ("955", 69_251),
+            ("915", 20_099),
+            ("955_residual", 69_251),
+            ("915_residual", 20_099),
+        )
+    },
 }
 
 
@@ -143,6 +155,26 @@ def srcnn(first, second, third, *, kind=T.Sequential):
     return net
 
 
+class LightTwin(T.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.first = T.Conv2d(1, 32, 5, padding=2)
+        self.body = T.Sequential(*(T.Conv2d(32, 32, 3, padding=1) for _ in range(5)))
+        self.last = T.Conv2d(32, scale**2, 3, padding=1)
+        self.scale = scale
+
+    def forward(self, x):
+        large = T.functional.interpolate(
+            x, scale_factor=self.scale, mode="bicubic", antialias=True
+        )
+        shares = torch.tensor(LUMA, dtype=x.dtype)[:, None, None]
+        luma = (x * shares).sum(1, keepdim=True) + LUMA_OFFSET
+        y = start = T.functional.leaky_relu(self.first(luma - 0.5), 0.1)
+        for layer in self.body:
+            y = T.functional.leaky_relu(layer(y), 0.1)
+        return large + T.functional.pixel_shuffle(self.last(y + start), self.scale)
+
+
 TWINS = {
     "fcn_baseline": lambda: fcn(100, 20),
     "fcn_wide": lambda: fcn(1024, 512),
@@ -158,10 +190,15 @@ TWINS = {
     ),
     "cnn_lean": lambda: fast(64, 128, 256),
     "cnn_fast": lambda: fast(64, 256, 256),
-    "srcnn_955": lambda: srcnn(9, 5, 5),
-    "srcnn_915": lambda: srcnn(9, 1, 5),
-    "srcnn_955_residual": lambda: srcnn(9, 5, 5, kind=Residual),
-    "srcnn_915_residual": lambda: srcnn(9, 1, 5, kind=Residual),
+    **{f"light_x{scale}": partial(LightTwin, scale) for scale in (2, 3, 4)},
+    **{
+        f"srcnn_{''.join(map(str, sizes))}{suffix}{scale}": partial(
+            srcnn, *sizes, kind=kind
+        )
+        for scale in ("", "_x3", "_x4")
+        for suffix, kind in (("", T.Sequential), ("_residual", Residual))
+        for sizes in ((9, 5, 5), (9, 1, 5))
+    },
 }
 
 
@@ -193,8 +230,8 @@ def output(apply, params, stats, images):
 
 
 def test_the_tables_have_these_rows():
-    small = models.small_names()
-    assert (*small, *(name for name in PARAMETERS if "srcnn" in name)) == tuple(TWINS)
+    assert tuple(PARAMETERS) == tuple(TWINS)
+    assert models.small_names() == tuple(TWINS)[: len(models.small_names())]
     assert set(models.VARIANTS) == {*models.names(), *TWINS}
     assert not set(models.names()) & set(TWINS)
     assert models.variant("srcnn").name == "srcnn_955"
@@ -205,14 +242,15 @@ def test_outputs_and_weights_equal_torchs(name, float64):
     net = twin(name)
     state = oracle.state_arrays(net)
     # A wrong padding or a swap of height and width would pass on a square.
-    shape = (2, 13, 17, 3) if name.startswith("srcnn") else (2, 32, 32, 3)
+    enlarges = models.variant(name).task == "superres"
+    shape = (2, 13, 17, 3) if enlarges else (2, 32, 32, 3)
     images = np.random.default_rng(0).standard_normal(shape)
     model = convert(models.abstract(name, num_classes=10), state)
     apply, params, stats = functionalize(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
     with torch.no_grad():
         theirs = net(oracle.torch_images(images)).numpy()
-    if name.startswith("srcnn"):
+    if enlarges:
         theirs = theirs.transpose(0, 2, 3, 1)
     assert largest(output(apply, params, stats, images), theirs) <= 1e-9
     back = to_state_dict(models.abstract(name, num_classes=10), params, stats)
@@ -221,7 +259,9 @@ def test_outputs_and_weights_equal_torchs(name, float64):
         np.testing.assert_array_equal(back[key], array)
 
 
-@pytest.mark.parametrize("name", ["fcn", "cnn_small", "cnn", "cnn_lean", "srcnn_915"])
+@pytest.mark.parametrize(
+    "name", ["fcn", "cnn_small", "cnn", "cnn_lean", "srcnn_915", "light_x3"]
+)
 def test_gradients_and_statistics_equal_torchs(name, float64):
     net = twin(name).train()
     model = convert(models.abstract(name, num_classes=10), oracle.state_arrays(net))
@@ -256,7 +296,7 @@ def test_gradients_and_statistics_equal_torchs(name, float64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TWINS if "srcnn" not in name])
+@pytest.mark.parametrize("name", models.small_names())
 def test_three_steps_equal_torchs(name, float64):
     images = oracle.random_images(8, 32, dtype="float64")
     found = verify.compare_training(name, twin(name), images)
@@ -278,6 +318,27 @@ def test_random_weights_have_torchs_distribution(name):
             assert abs(mine.mean() - theirs.mean()) < error * theirs.std(), key
             assert abs(mine.std() / theirs.std() - 1) < error, key
             assert abs(np.abs(mine).max() / np.abs(theirs).max() - 1) < 0.25, key
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_pixel_shuffle_is_torchs(scale):
+    x = np.random.default_rng(0).standard_normal((2, 5, 7, 3 * scale**2))
+    theirs = T.PixelShuffle(scale)(torch.from_numpy(x).permute(0, 3, 1, 2))
+    ours = pixel_shuffle(x, scale=scale)
+    np.testing.assert_array_equal(ours, theirs.permute(0, 2, 3, 1).numpy())
+
+
+def test_kernel_near_the_identity_is_a_collapsed_residual_block():
+    kernel = near_identity(np.random.default_rng(0), (3, 3, 8, 8), 72)
+    rest = kernel.copy()
+    rest[1, 1] -= np.eye(8, dtype=np.float32)
+    assert 0.2 < rest.std() / np.sqrt(2 / 72) < 0.4
+    x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
+    conv = partial(T.functional.conv2d, x, padding=1)
+    whole, part = (
+        conv(torch.from_numpy(k.transpose(3, 2, 0, 1)).double()) for k in (kernel, rest)
+    )
+    torch.testing.assert_close(whole, x + part, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 9), (3, 3, 9, 4), (2, 2, 3, 24)])

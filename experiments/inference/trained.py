@@ -16,6 +16,18 @@ def trained_names() -> tuple[str, ...]:
     return tuple(dict.fromkeys(file.stem.rpartition("_x")[0] for file in files))
 
 
+def scales(model: str) -> tuple[int, ...]:
+    """The scales for which `--model` comes, or the one of a run.
+
+    Raises:
+      UsageError: there is no such model.
+    """
+    files = sorted(FOLDER.glob(f"{model}_x?.safetensors"))
+    if model in trained_names():
+        return tuple(int(file.stem.rpartition("_x")[2]) for file in files)
+    return (open_network(model, scale=None).scale,)
+
+
 def open_network(model: str, *, scale: int | None) -> Enlarger:
     """The network that `--model` and `--scale` name.
 

@@ -1,7 +1,7 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +12,14 @@ from PIL import Image
 from rich.table import Table
 
 from experiments.command.console import Console
+from experiments.command.options import UsageError
 from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
 from experiments.pages import plots
 from experiments.pages.enlargements import Example, Version, draw_enlargements
 from experiments.pages.page import About, write_report
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
-from jaxvision.data.pieces import Whole, centre_square
+from jaxvision.data.pieces import Whole, centre_square, open_benchmark
 from jaxvision.preprocess import to_float
 
 EXAMPLES = 6
@@ -52,6 +53,32 @@ class Row(NamedTuple):
     distance: float | None
 
 
+def open_benchmarks(
+    specs: Sequence[str], *, scale: int, option: str, taken: Sequence[str] = ()
+) -> dict[str, list[Whole]]:
+    """The photographs of folders to judge by, by the folder's name.
+
+    Args:
+      specs: as `open_benchmark` has it.
+      scale: what divides the height and width.
+      option: where they were named, for the message.
+      taken: names that other sets have.
+
+    Raises:
+      UsageError: there is no such folder, or an image in it cannot be used.
+    """
+    found: dict[str, list[Whole]] = {}
+    for spec in specs:
+        name = Path(spec).expanduser().resolve().name
+        # Names are keys of the results: the second of a kind has its whole path.
+        name = spec if name in (*taken, *found) else name
+        try:
+            found[name] = open_benchmark(spec, scale=scale)
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from error
+    return found
+
+
 def write_outputs(
     folder: Path,
     about: About,
@@ -78,13 +105,7 @@ def write_outputs(
     scale = enlarger.scale
     said = protocol(scale)
     rows, examples = judge(enlarger, groups, distance=distance, console=console)
-    means = {
-        (group, method): _means(
-            [row for row in rows if (row.group, row.method) == (group, method)]
-        )
-        for group in groups
-        for method in METHODS
-    }
+    means = means_of(rows, groups)
     _write_tables(folder, rows, means, groups)
     plots.curves(about.history, folder / "curves.png")
     draw_enlargements(examples, folder / "comparison.png", protocol=said, scale=scale)
@@ -101,10 +122,26 @@ def write_outputs(
             )
         },
     )
-    console.table(_table(groups, means))
+    console.table(make_table(groups, means))
     for note in about.notes:
         console.say(f"WARNING: {note}", style="bold yellow")
     console.say(f"{said}; see {page}")
+    return flat(means)
+
+
+def means_of(rows: Sequence[Row], groups: Iterable[str]) -> Means:
+    """The means of each set, by every method."""
+    return {
+        (group, method): _means(
+            [row for row in rows if (row.group, row.method) == (group, method)]
+        )
+        for group in groups
+        for method in METHODS
+    }
+
+
+def flat(means: Means) -> dict[str, float]:
+    """`<set>_<figure>` of the model, with `_bicubic` behind of bicubic."""
     return {
         f"{group}_{name}{'' if method == 'model' else '_bicubic'}": value
         for (group, method), values in means.items()
@@ -266,7 +303,8 @@ def _said(values: dict[str, float]) -> str:
     return f"{values['psnr']:.2f} dB, {values['ssim']:.4f}"
 
 
-def _table(groups: Mapping[str, Sized], means: Means) -> Table:
+def make_table(groups: Mapping[str, Sized], means: Means) -> Table:
+    """The means, a row a set and method."""
     table = Table(box=None, header_style="bold")
     first = next(iter(means.values()))
     for name in ("set", "photos", "method", "PSNR", "SSIM"):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from jaxvision.data.decode import UnreadableImageError
 from jaxvision.data.image_files import EXTENSIONS
-from jaxvision.data.photo import Photo
+from jaxvision.data.photo import Photo, Source
 from jaxvision.data.reader import Progress, Tick, make_tick, read
 from jaxvision.data.sources import describe_kinds, find_kind, find_source
 from jaxvision.data.split import choose, set_aside
@@ -87,7 +87,7 @@ def open_photos(
         are left out.
       scale: what divides the height and width of those to judge by; what is over is cut
         off.
-      val_count: most photographs to judge by.
+      val_count: most photographs to judge by, of each source as large a share.
       seed: chooses the validation photographs where there is a choice.
       progress: called with (done, total) after each photograph.
 
@@ -98,18 +98,7 @@ def open_photos(
     if len(set(specs)) < len(specs):
         raise ValueError(f"{', '.join(specs)}: one of them is named twice")
     sources = [find_source(spec, labelled=False) for spec in specs]
-    train: list[Photo] = []
-    given, spared = [], []  # to judge by, of their sources' own choice and of ours
-    for source in sources:
-        if source.val:
-            train.extend(source.train)
-            given.extend(source.val)
-        else:
-            more, few = set_aside(source, seed=seed)
-            train.extend(more)
-            spared.extend(few)
-    val = choose([*given, *spared], val_count, seed=seed)
-    train.extend(photo for photo in spared if photo not in val)
+    train, val = _split(sources, val_count, seed=seed)
     where = ", ".join(specs)
     tick = make_tick(progress, total=len(train) + len(val))
 
@@ -178,6 +167,27 @@ def centre_square(pixels: np.ndarray, *, scale: int = 1) -> np.ndarray:
     shortest = min(pixels.shape[:2])
     side = next((side for side in SIDES if side <= shortest), shortest)
     return centre(pixels, side - side % scale)
+
+
+def _split(
+    sources: Sequence[Source], val_count: int, *, seed: int
+) -> tuple[list[Photo], list[Photo]]:
+    """Photographs to train on, and so many to judge by, of each source its share."""
+    splits = [
+        (source.train, source.val) if source.val else set_aside(source, seed=seed)
+        for source in sources
+    ]
+    total = sum(len(judged) for _, judged in splits)
+    train, val, seen = [], [], 0
+    for source, (more, judged) in zip(sources, splits, strict=True):
+        seen += len(judged)
+        share = round(min(val_count, total) * seen / max(total, 1)) - len(val)
+        chosen = choose(judged, share, seed=seed)
+        # A source's own test photographs are never trained on; others may be.
+        spared = () if source.val else (one for one in judged if one not in chosen)
+        train += [*more, *spared]
+        val += chosen
+    return train, val
 
 
 def _read(

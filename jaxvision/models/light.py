@@ -11,6 +11,7 @@ there is nothing left to collapse.
 
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -53,7 +54,7 @@ class Light(Enlarger):
             )
         _, height, width, _ = x.shape
         large = bicubic(x, size=(self.scale * height, self.scale * width))
-        y = start = _activate(self.first(to_luma(x) - 0.5))
+        y = start = _activate(self.first(to_luma(jnp.asarray(x)) - 0.5))
         for layer in self.body:
             y = _activate(layer(y))
         return large + pixel_shuffle(self.last(y + start), scale=self.scale)

@@ -30,7 +30,7 @@ SQUARES = Preprocessing(resize=36, crop=32)
 TRANSFORMS = {
     **{name: photo_transform(name, SQUARES) for name in PIPELINES},
     **{name: mix_transform(name, alpha=1.0, num_classes=3) for name in MIXES},
-    "pairs": pair_transform(crop_size=16, jitter=0.2),
+    "pairs": pair_transform(crop_size=16, jitter=0.2, scale=2, enlarged=True),
 }
 
 
