@@ -1,4 +1,4 @@
-"""CIFAR-10's classifiers and SRCNN against the same networks in torch, in float64."""
+"""CIFAR-10's classifiers and the enlargers against torch's, in float64."""
 
 from collections import OrderedDict
 from functools import partial
@@ -13,11 +13,9 @@ from converters import convert, oracle, to_state_dict, verify
 from converters.bundle import load_bundle, save_bundle
 from jaxvision import models
 from jaxvision.functional import functionalize, modules
-from jaxvision.image_metrics import LUMA, LUMA_OFFSET
 from jaxvision.models.cifar import dirac, gelu, whitening
-from jaxvision.models.layers import pixel_shuffle
-from jaxvision.models.light import near_identity
 from jaxvision.preprocess import Preprocessing
+from tests.enlarger_twins import LightTwin, Residual, srcnn
 
 torch = pytest.importorskip("torch")
 T = torch.nn
@@ -65,11 +63,6 @@ class Times(T.Module):
 
     def forward(self, x):
         return x * self.factor
-
-
-class Residual(T.Sequential):
-    def forward(self, x):
-        return x + super().forward(x)
 
 
 def fcn(*widths, dropout=0.0):
@@ -136,43 +129,6 @@ def fast(*widths):
     )
     T.init.zeros_(net.whiten.bias)
     return net
-
-
-def srcnn(first, second, third, *, kind=T.Sequential):
-    net = kind(
-        OrderedDict(
-            conv1=T.Conv2d(3, 64, first, padding=first // 2),
-            relu1=T.ReLU(),
-            conv2=T.Conv2d(64, 32, second, padding=second // 2),
-            relu2=T.ReLU(),
-            conv3=T.Conv2d(32, 3, third, padding=third // 2),
-        )
-    )
-    for conv in (net.conv1, net.conv2, net.conv3):
-        T.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        T.init.zeros_(conv.bias)
-    T.init.normal_(net.conv3.weight, std=1e-3)
-    return net
-
-
-class LightTwin(T.Module):
-    def __init__(self, scale):
-        super().__init__()
-        self.first = T.Conv2d(1, 32, 5, padding=2)
-        self.body = T.Sequential(*(T.Conv2d(32, 32, 3, padding=1) for _ in range(5)))
-        self.last = T.Conv2d(32, scale**2, 3, padding=1)
-        self.scale = scale
-
-    def forward(self, x):
-        large = T.functional.interpolate(
-            x, scale_factor=self.scale, mode="bicubic", antialias=True
-        )
-        shares = torch.tensor(LUMA, dtype=x.dtype)[:, None, None]
-        luma = (x * shares).sum(1, keepdim=True) + LUMA_OFFSET
-        y = start = T.functional.leaky_relu(self.first(luma - 0.5), 0.1)
-        for layer in self.body:
-            y = T.functional.leaky_relu(layer(y), 0.1)
-        return large + T.functional.pixel_shuffle(self.last(y + start), self.scale)
 
 
 TWINS = {
@@ -318,27 +274,6 @@ def test_random_weights_have_torchs_distribution(name):
             assert abs(mine.mean() - theirs.mean()) < error * theirs.std(), key
             assert abs(mine.std() / theirs.std() - 1) < error, key
             assert abs(np.abs(mine).max() / np.abs(theirs).max() - 1) < 0.25, key
-
-
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_pixel_shuffle_is_torchs(scale):
-    x = np.random.default_rng(0).standard_normal((2, 5, 7, 3 * scale**2))
-    theirs = T.PixelShuffle(scale)(torch.from_numpy(x).permute(0, 3, 1, 2))
-    ours = pixel_shuffle(x, scale=scale)
-    np.testing.assert_array_equal(ours, theirs.permute(0, 2, 3, 1).numpy())
-
-
-def test_kernel_near_the_identity_is_a_collapsed_residual_block():
-    kernel = near_identity(np.random.default_rng(0), (3, 3, 8, 8), 72)
-    rest = kernel.copy()
-    rest[1, 1] -= np.eye(8, dtype=np.float32)
-    assert 0.2 < rest.std() / np.sqrt(2 / 72) < 0.4
-    x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
-    conv = partial(T.functional.conv2d, x, padding=1)
-    whole, part = (
-        conv(torch.from_numpy(k.transpose(3, 2, 0, 1)).double()) for k in (kernel, rest)
-    )
-    torch.testing.assert_close(whole, x + part, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 4, 9), (3, 3, 9, 4), (2, 2, 3, 24)])

@@ -22,8 +22,8 @@ def scales(model: str) -> tuple[int, ...]:
     Raises:
       UsageError: there is no such model.
     """
-    files = sorted(FOLDER.glob(f"{model}_x?.safetensors"))
     if model in trained_names():
+        files = sorted(FOLDER.glob(f"{model}_x?.safetensors"))
         return tuple(int(file.stem.rpartition("_x")[2]) for file in files)
     return (open_network(model, scale=None).scale,)
 
