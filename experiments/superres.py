@@ -154,7 +154,8 @@ def main(config: Config) -> dict[str, float]:
     if config.vgg is not None:
         layers = config.perceptual_layers
         features = open_perceptual(config.vgg, layers, console=console)
-    photos = _open(config, console=console)
+    recipe = EnlargerRecipe.of(config)
+    photos = _open(config, crop_size=recipe.crop_size, console=console)
     if features is not None:
         squares = [centre_square(photo.image) for photo in photos.val]
         features = make_relative(features, squares[:MEASURED])
@@ -164,7 +165,6 @@ def main(config: Config) -> dict[str, float]:
         f"{config.model}: {start.source}; {photos.name}: {photos.count} training "
         f"photos, {len(photos.val)} to judge by"
     )
-    recipe = EnlargerRecipe.of(config)
     training = make_enlarger_training(photos, start, recipe, features)
     if config.dry_run:
         return dry_run(training, start.model, console)
@@ -199,12 +199,12 @@ def main(config: Config) -> dict[str, float]:
         )
 
 
-def _open(config: Config, *, console: Console) -> Pieces:
+def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
     try:
         with console.counting("reading photos") as progress:
             return open_photos(
                 *config.data,
-                crop_size=config.crop_size or 1,
+                crop_size=crop_size,
                 scale=config.scale,
                 val_count=config.val_photos,
                 seed=config.seed,

@@ -250,6 +250,7 @@ def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
 WRONG = [
     (["--model", "srcnn_99"], "no network 'srcnn_99'"),
     (["--model", "resnet18"], "there are light, srcnn_955"),
+    (["--model", "light_x3"], "--model light_x3 is for --scale 3, not 2"),
     (["--crop-size", "16", "--scale", "3"], "--scale 3 does not divide it"),
     (["--data", "/no/such/folder"], "no such folder"),
     (["--benchmark", "/no/such"], "--benchmark: '/no/such' is neither"),

@@ -50,10 +50,14 @@ def find_network(name: str, *, scale: int) -> str:
     Raises:
       UsageError: there is none.
     """
-    plain = models.ALIASES.get(name, name).partition("_x")[0]
+    plain = name
+    if name in models.ALIASES:
+        plain = models.ALIASES[name].partition("_x")[0]
     for row in (f"{plain}_x{scale}", plain):
         if row in names() and _scale(row) == scale:
             return row
+    if name in names():
+        raise UsageError(f"--model {name} is for --scale {_scale(name)}, not {scale}")
     kinds = dict.fromkeys(row.partition("_x")[0] for row in names())
     raise UsageError(f"--model: no network {name!r}; there are {', '.join(kinds)}")
 
