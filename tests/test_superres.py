@@ -18,8 +18,10 @@ from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.runs import enlarger_outputs
 from experiments.runs.enlarger_outputs import measure
 from experiments.superres import Config
+from experiments.training.perceptual import COLOUR, absolute
 from jaxvision import checkpoint, image_metrics
 from jaxvision.data.pieces import Whole
+from jaxvision.image_metrics import LUMA
 from jaxvision.optim import Optim
 from jaxvision.preprocess import to_float
 from tests import runs
@@ -169,6 +171,15 @@ def test_photos_of_many_sizes_are_measured_by_one_program():
         for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):
             np.testing.assert_allclose(ours, metric(*pair, **options), rtol=1e-5)
     assert enlarger_outputs._figures._cache_size() == before + 1
+
+
+def test_absolute_error_is_the_lumas_and_a_share_of_the_colours():
+    target = jnp.full((1, 2, 3, 3), 0.5)
+    assert float(absolute(target - 0.25, target)) == pytest.approx(0.25)
+    red = target.at[..., 0].add(0.3)
+    share = 0.3 * LUMA[0] / sum(LUMA)
+    colours = ((0.3 - share) + 2 * share) / 3
+    assert float(absolute(red, target)) == pytest.approx(share + COLOUR * colours)
 
 
 def test_interrupted_and_resumed_run_has_the_same_bits(
