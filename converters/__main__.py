@@ -1,6 +1,7 @@
 """python -m converters list | fetch NAME | verify NAME | export RUN | convert FILE."""
 
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 try:
     import tyro
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
     from rich.table import Table
     from tyro.conf import OmitArgPrefixes, Positional, subcommand
 except ModuleNotFoundError as error:
@@ -18,12 +19,14 @@ except ModuleNotFoundError as error:
 import numpy as np
 from safetensors.numpy import save_file
 
-from converters import download, verify, weights
+from converters import cache, download, verify, weights
 from converters.bundle import load_bundle
+from converters.checkpoint import plain_warning
 from converters.from_torch import without_optional
 from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
 from jaxvision import models
+from jaxvision.compilation import check_device
 from jaxvision.files import atomic_path, write_text
 from jaxvision.functional import functionalize
 
@@ -35,7 +38,11 @@ class List:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Fetches, checks and converts ImageNet weights."""
+    """Fetches, checks and converts ImageNet weights.
+
+    Files that are on this machine already are taken from the folder, or the URL, in
+    JAXVISION_WEIGHTS_URL. What a broken download left is where the next one goes on.
+    """
 
     name: Positional[str]
     """torchvision's name or an alias."""
@@ -96,9 +103,11 @@ def list_weights(_: List) -> None:
         table.add_column(name, justify="right" if "%" in name else "left")
     for row in weights.TABLE:
         # A look alone: the hash of gigabytes is for when a file is used.
-        here = download.cached_params_path(row).is_file() or any(
-            (folder / row.file).is_file()
-            for folder in (download.torch_cache_folder(), download.cache_folder())
+        converted = Path(row.file).with_suffix(".safetensors")
+        here = any(
+            (folder / name).is_file()
+            for folder in cache.folders()
+            for name in (row.file, converted)
         )
         table.add_row(
             row.model,
@@ -115,19 +124,28 @@ def list_weights(_: List) -> None:
 def fetch(command: Fetch) -> None:
     """Fetches and converts one set of weights."""
     name = models.variant(command.name).name
-    with Progress(transient=True) as bar:
+    columns = (
+        *Progress.get_default_columns(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
         task = bar.add_task(name, total=None)
         _, row = download.imagenet_state_dict(
             name,
             which=command.weights,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    print(f"{row.file}: converted, {download.cached_params_path(row)}")
+    path = cache.cached_params_path(row)
+    digest = download.source_sha256(row)
+    known = "as published" if row.sha256 else "as first seen here"
+    print(f"{row.file}: converted, {path}; SHA-256 {digest}, {known}")
 
 
 def export(command: Export) -> None:
     """Writes tensors with torchvision's names and layouts."""
     _check_target(command.to)
+    check_device()
     path = Path(command.source)
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
@@ -168,6 +186,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], *, note: str = "") -> None
 
 def run_verify(command: Verify) -> None:
     """Prints the comparison; ends the process with 1 where a bound is broken."""
+    check_device()
     everything = command.name == "all"
     found = []
     for name in models.names() if everything else [command.name]:
@@ -225,6 +244,7 @@ ACTIONS = {
 def main(*, argv: list[str] | None = None) -> None:
     """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
     command = tyro.cli(Command, prog="python -m converters", args=argv)
+    warnings.formatwarning = plain_warning
     try:
         ACTIONS[type(command)](command)
     except ValueError as error:

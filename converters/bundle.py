@@ -84,6 +84,15 @@ def load_bundle(path: str | Path) -> Bundle:
     return Bundle(name, model, tuple(classes), preprocessing)
 
 
+def architecture(path: str | Path) -> str:
+    """The architecture that a file of weights says it is of; mostly it says none."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("architecture", "")
+    except (SafetensorError, OSError):
+        return ""
+
+
 def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
     """The architecture and the classes of a model file, whose tensors stay unread.
 

@@ -28,7 +28,7 @@ _HEADS = re.compile(
 _OWN_HEADS = ("fc", "classifier")
 """Heads that are the model's own where it has none under the prefix."""
 
-_NO_TENSORS_OF_A_MODEL = ("n_averaged",)
+NO_TENSORS_OF_A_MODEL = ("n_averaged",)
 """What torch's AveragedModel keeps beside the model."""
 
 _LEVELS = 3  # of wrappers in each other
@@ -84,7 +84,7 @@ def _inner(loaded: Mapping[Any, Any], key: str | None) -> Mapping[Any, Any]:
         if key not in inner:
             raise CheckpointError(
                 f"has no state_dict under {quoted(key)}; there is "
-                f"{_listed(inner) or 'none at all'}"
+                f"{listed(inner) or 'none at all'}"
             )
         return inner[key]
     sizes = {name: len(value) for name, value in inner.items() if _has_tensors(value)}
@@ -97,7 +97,7 @@ def _inner(loaded: Mapping[Any, Any], key: str | None) -> Mapping[Any, Any]:
     names = [name for name, size in sizes.items() if 2 * size >= most]
     if len(names) > 1:
         raise CheckpointError(
-            f"holds several models, {_listed(names)}: name one of them, as FILE:KEY, "
+            f"holds several models, {listed(names)}: name one of them, as FILE:KEY, "
             f"for example {quoted(f'FILE:{names[0]}')}"
         )
     if names:
@@ -105,7 +105,8 @@ def _inner(loaded: Mapping[Any, Any], key: str | None) -> Mapping[Any, Any]:
     return next((inner[name] for name in inner if name in WRAPPERS), loaded)
 
 
-def _listed(names: Iterable[str], limit: int = 8) -> str:
+def listed(names: Iterable[str], *, limit: int = 8) -> str:
+    """The first of `names`, quoted, and how many more there are."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(quoted, names[:limit])) + more
@@ -123,7 +124,7 @@ def plain_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     head is left out, unless the model has no head of that name. A linear layer behind a
     dropout, `fc.1`, becomes `fc`.
     """
-    arrays = {k: v for k, v in arrays.items() if k not in _NO_TENSORS_OF_A_MODEL}
+    arrays = {k: v for k, v in arrays.items() if k not in NO_TENSORS_OF_A_MODEL}
     for _ in range(_PREFIXES_IN_A_ROW):
         for prefix in PREFIXES:
             rest = [name for name in arrays if not name.startswith(prefix)]
@@ -157,6 +158,39 @@ def _plain_head(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"fc.{k[5:]}" if k in found else k: v for k, v in arrays.items()}
 
 
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+"""torchvision's DenseNet files are older than its DenseNet: `norm.1` is `norm1` now."""
+_TIMM_VGG = {
+    "pre_logits.fc1.": "classifier.0.",
+    "pre_logits.fc2.": "classifier.3.",
+    "head.fc.": "classifier.6.",
+}
+"""timm's VGG ends in convolutions, of 7 x 7 and of one pixel. The rest of it, and its
+ResNets and DenseNets, have torchvision's own names."""
+
+
+def current_names(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`arrays` under the names, and in the shapes, of torchvision today.
+
+    Raises:
+      CheckpointError: two tensors have the same name there.
+    """
+    is_timm = getattr(arrays.get("pre_logits.fc1.weight"), "ndim", 0) == 4
+    found = {}
+    for name, array in arrays.items():
+        name = _OLD_DENSENET.sub(r"\1", name)
+        if is_timm and (old := next(filter(name.startswith, _TIMM_VGG), None)):
+            name = _TIMM_VGG[old] + name.removeprefix(old)
+            if array.ndim == 4:
+                array = array.reshape(len(array), -1)
+        if name in found:
+            raise CheckpointError(
+                f"holds {quoted(name)} under both its old and its new name"
+            )
+        found[name] = array
+    return found
+
+
 def foreign_names(names: Mapping[str, Any]) -> str | None:
     """Why `names` are those of another library's models; none, they are not."""
     if any(map(_OURS.match, names)):
@@ -170,3 +204,8 @@ def foreign_names(names: Mapping[str, Any]) -> str | None:
                 "its model in torchvision"
             )
     return None
+
+
+def plain_warning(message: Warning | str, *_: Any) -> str:
+    """A warning as a program's one line, for `warnings.formatwarning`."""
+    return f"warning: {message}\n"

@@ -60,7 +60,7 @@ def torch_model(
     """The model of torchvision in evaluation mode, built as our default one is.
 
     Args:
-      name: torchvision's name.
+      name: a backbone's.
       weights: a file; else random weights, see `randomize`.
       dtype: "float32" or "float64".
       num_classes: width of the last layer; with `weights` the file decides.
@@ -85,7 +85,9 @@ def torch_model(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net: Any = torchvision.models.get_model(name, **options)
+        net: Any = torchvision.models.get_model(
+            models.variant(name).torchvision, **options
+        )
         hard = torch.nn.Hardsigmoid
         for module in filter(lambda module: isinstance(module, hard), net.modules()):
             # torch's own gradient has 1/6 in float32, also for float64.

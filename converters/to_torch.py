@@ -39,9 +39,10 @@ def torch_call(name: str, *, num_classes: int) -> str:
     Raises:
       ValueError: nor has anybody else.
     """
-    if models.variant(name).task != "imagenet":
+    theirs = models.variant(name).torchvision
+    if not theirs:
         return ""
     stated = models.abstract(name).torch_options
     options = {"num_classes": num_classes, **stated}
     words = ", ".join(f"{option}={value!r}" for option, value in options.items())
-    return f"torchvision.models.{name}({words})"
+    return f"torchvision.models.{theirs}({words})"

@@ -1,6 +1,6 @@
 """Trains fully connected and convolutional nets on CIFAR-10, or images like it.
 
-python -m experiments.cifar10 --model cnn --data tfds:cifar10
+python -m experiments.cifar10 --model cnn
 """
 
 from dataclasses import dataclass, field, replace
@@ -91,7 +91,7 @@ class Subject:
     best_fcn, best_cnn or speed."""
     model: tuple[str, ...] = limited(("cnn",), limits.given)
     """Models to train and compare, or all."""
-    data: Annotated[str, arg(help=DATA)] = "tfds:cifar10"
+    data: Annotated[str, arg(help=DATA)] = "cifar10"
     dropout: float | None = limited(None, limits.share)
     """Rate of the dropout layers; by default the model's own."""
 

@@ -21,6 +21,7 @@ from experiments.runs.enlarger_outputs import (
     open_benchmarks,
     protocol,
 )
+from experiments.training.data import fetch_data
 
 MODULE = "experiments.judge"
 
@@ -50,6 +51,8 @@ def main(config: Config) -> dict[int, dict[str, float]]:
     if not config.photos:
         raise UsageError("name the folders of images to judge by")
     console = Console()
+    for spec in config.photos:
+        fetch_data(spec, console=console, where="FOLDER")
     results = {}
     for scale in config.scale or scales(config.model):
         enlarger = make_enlarger(open_network(config.model, scale=scale))

@@ -31,6 +31,7 @@ from experiments.runs.folder import (
     with_data,
 )
 from experiments.runs.writer import one_writer
+from experiments.training.data import fetch_data
 from experiments.training.enlarger import (
     EnlargerRecipe,
     build,
@@ -147,6 +148,8 @@ def main(config: Config) -> dict[str, float]:
         if read_yaml(Config, folder / "config.yaml").vgg is None:
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
+    for spec in config.benchmark:
+        fetch_data(spec, console=console, where="--benchmark")
     benchmarks = open_benchmarks(
         config.benchmark, scale=config.scale, option="--benchmark", taken=("test",)
     )
@@ -200,6 +203,8 @@ def main(config: Config) -> dict[str, float]:
 
 
 def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
+    for spec in config.data:
+        fetch_data(spec, console=console)
     try:
         with console.counting("reading photos") as progress:
             return open_photos(

@@ -136,7 +136,7 @@ def resolve(config: Config) -> Config:
     except ValueError as error:
         raise UsageError(f"--backbone: {error}") from error
     for name in names:
-        if name not in models.names():
+        if models.variant(name).task != "imagenet":
             raise UsageError(
                 f"--backbone: {name} is no ImageNet backbone; there are "
                 f"{', '.join(models.names())}"

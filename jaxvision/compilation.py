@@ -10,6 +10,8 @@ from pathlib import Path
 
 import jax
 
+from jaxvision.files import cache_home
+
 LIMIT = 2**30
 """Bytes that the folder may hold; a large network's step is some megabytes."""
 SHORTEST = 0.2
@@ -23,6 +25,23 @@ SUFFIXES = ("-cache", "-atime")
 ENABLED = "jax_enable_compilation_cache"
 FOLDER = "jax_compilation_cache_dir"
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
+
+
+def check_device() -> None:
+    """Has JAX find its devices now.
+
+    Raises:
+      ValueError: it finds none of the kind that `JAX_PLATFORMS` asks for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter of CUDA without a GPU
+        asked = getattr(jax.config, "jax_platforms", None)
+        said = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here"
+            f"{said and f' ({said})'}; unset it, or install JAX for that device"
+        ) from None
 
 
 def use_cache() -> Path | None:
@@ -58,9 +77,7 @@ def use_cache() -> Path | None:
 
 def cache_folder() -> Path:
     """The folder of all machines' programs, which need not exist yet."""
-    home = os.environ.get("JAXVISION_HOME")
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return (Path(home) if home else Path(cache) / "jaxvision").expanduser() / NAME
+    return cache_home() / NAME
 
 
 def machine(processor: str) -> str:

@@ -31,17 +31,60 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
-        temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move(temporary: Path, path: Path) -> None:
+    """Renames a finished file in its folder, once its content is on the disk."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.chmod(0o666 & ~_UMASK)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def cache_home() -> Path:
+    """The folder of what jaxvision keeps for itself, which need not exist yet.
+
+    `$JAXVISION_HOME`, or `jaxvision` in `user_cache()`.
+
+    Raises:
+      FileNotFoundError: the user has no home folder.
+    """
+    home = os.environ.get("JAXVISION_HOME")
+    if home is None or not home:
+        return user_cache() / "jaxvision"
+    return expanded(home)
+
+
+def user_cache() -> Path:
+    """Where programs keep what can be had again: `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+      FileNotFoundError: the user has no home folder.
+    """
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` as the user's home folder.
+
+    Raises:
+      FileNotFoundError: the user has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"{path}: there is no home folder; set HOME, or JAXVISION_HOME to a folder "
+            "for weights, data and compiled programs"
+        ) from None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,11 +3,9 @@
 import hashlib
 import http.server
 import importlib.machinery
-import io
 import json
 import socket
 import sys
-import tarfile
 import threading
 import time
 import types
@@ -19,6 +17,9 @@ from PIL import Image
 from jaxvision import preprocess
 from jaxvision.data import open_dataset, tfds, tfds_prepare
 from jaxvision.data.pieces import open_photos
+from tests.archives import cifar_archive, cifar_batches, pet_archives
+from tests.archives import home as home
+from tests.archives import served as served
 from tests.photos import SIZES, check_error
 from tests.tiny_photos import photo, photos
 from tests.tiny_photos import prepare as prepare
@@ -282,36 +283,6 @@ def test_archive_that_cannot_be_fetched_is_named(prepare, monkeypatch, tmp_path)
     )
 
 
-def tar(files):
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return data.getvalue()
-
-
-def cifar_batch(count, seed):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count, dtype=np.uint8)[:, None] % 10
-    pixels = rng.integers(0, 256, (count, 3072), dtype=np.uint8)
-    return np.concatenate([labels, pixels], axis=1)
-
-
-def pet_archives():
-    images, masks, lists = {}, {}, {"trainval": [], "test": []}
-    for split, names in (("trainval", "Abyssinian_1 beagle_7"), ("test", "Bengal_3")):
-        for seed, name in enumerate(names.split()):
-            label = {"Abyssinian": 1, "beagle": 5, "Bengal": 6}[name.split("_")[0]]
-            lists[split].append(f"{name} {label} 1 1\n")
-            images[f"images/{name}.jpg"] = photo(seed, 61, 83, encoding="jpeg")
-            mask = photo(seed, 61, 83, channels=0)
-            masks[f"annotations/trimaps/{name}.png"] = mask
-    texts = {f"annotations/{k}.txt": "".join(v).encode() for k, v in lists.items()}
-    return {"images.tar.gz": tar(images), "annotations.tar.gz": tar(texts | masks)}
-
-
 def put_archives(monkeypatch, tmp_path, name, archives):
     pytest.importorskip("tensorflow")
     swap_archives(monkeypatch, name, archives)
@@ -322,26 +293,32 @@ def put_archives(monkeypatch, tmp_path, name, archives):
     return manual
 
 
+def check_the_same(name, data, number_of):
+    """What is read without TensorFlow is what tfds reads, example by example."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name)
+    assert data.name == name
+    assert data.classes == tuple(builder.info.features["label"].names)
+    for split, part in (("train", data.train), ("test", data.val)):
+        source = builder.as_data_source(split)
+        numbers = []
+        for index in range(len(source)):
+            record = source[index]
+            numbers.append(number_of(record, part))
+            np.testing.assert_array_equal(part.images[numbers[-1]], record["image"])
+            assert part.labels[numbers[-1]] == record["label"]
+        assert sorted(numbers) == list(range(len(part)))
+
+
 @pytest.mark.slow
-def test_cifar10_is_prepared_from_its_archive(prepare, monkeypatch, tmp_path):
-    names = "airplane automobile bird cat deer dog frog horse ship truck".split()
-    folder = "cifar-10-batches-bin"
-    batches = {f"data_batch_{i}.bin": cifar_batch(12, seed=i) for i in range(1, 6)}
-    batches["test_batch.bin"] = cifar_batch(20, seed=0)
-    files = {f"{folder}/{file}": rows.tobytes() for file, rows in batches.items()}
-    files[f"{folder}/batches.meta.txt"] = "\n".join(names).encode()
-    archives = {"cifar-10-binary.tar.gz": tar(files)}
+def test_cifar10_is_prepared_from_its_archive(prepare, monkeypatch, tmp_path, served):
+    archives = {"cifar-10-binary.tar.gz": cifar_archive(cifar_batches())}
     manual = put_archives(monkeypatch, tmp_path, "cifar10", archives)
     data = open_dataset("tfds:cifar10", **NATIVE)
-    assert data.classes == tuple(names) and data.val.paths[-1] == "cifar10/test/00019"
-    test = batches.pop("test_batch.bin")
-    for split, rows in (
-        (data.train, np.concatenate(list(batches.values()))),
-        (data.val, test),
-    ):
-        pixels = split.images.transpose(0, 3, 1, 2).reshape(len(split), -1)
-        got = np.concatenate([split.labels.astype(np.uint8)[:, None], pixels], axis=1)
-        assert sorted(map(bytes, got)) == sorted(map(bytes, rows))
+    assert len(data.train) == 60 and data.val.paths[-1] == "cifar10/test/00011"
+    official = open_dataset("cifar10", **NATIVE)
+    check_the_same("cifar10", official, lambda record, part: int(record["id"][-5:]))
     again = open_dataset("tfds:cifar10", **NATIVE)  # prepared now: no archive needed
     np.testing.assert_array_equal(again.train.images, data.train.images)
     (tmp_path / "cifar10").rename(tmp_path / "aside")
@@ -350,15 +327,18 @@ def test_cifar10_is_prepared_from_its_archive(prepare, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_oxford_pets_are_prepared_from_their_archives(prepare, monkeypatch, tmp_path):
+def test_oxford_pets_are_prepared_from_their_archives(
+    prepare, monkeypatch, tmp_path, served
+):
     put_archives(monkeypatch, tmp_path, "oxford_iiit_pet", pet_archives())
     data = open_dataset("tfds:oxford_iiit_pet", **SIZES)
     assert len(data.classes) == 37 and data.name == "oxford_iiit_pet"
-    assert sorted(data.classes[i] for i in data.train.labels) == [
-        "Abyssinian",
-        "beagle",
-    ]
-    assert [data.classes[i] for i in data.val.labels] == ["Bengal"]
-    pixels = Image.open(io.BytesIO(photo(0, 61, 83, encoding="jpeg")))
-    expected = preprocess.eval_image(pixels, resize=48, crop=36)
-    np.testing.assert_array_equal(data.val.images[0], expected)
+    # The photos are of this size already: what is compared are the pixels.
+    sizes = {"train_size": 64, "eval_resize": 64, "eval_crop": 64}
+    official = open_dataset("oxford_iiit_pet", **sizes)
+
+    def number_of(record, part):
+        names = [path.rsplit("/", 1)[-1] for path in part.paths]
+        return names.index(record["file_name"].decode())
+
+    check_the_same("oxford_iiit_pet", official, number_of)

@@ -6,10 +6,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from converters import download
+from converters import cache, download
 from tests.weights_server import (  # noqa: F401  fixtures among them
     BODY,
     HASTY,
@@ -25,25 +26,25 @@ from tests.weights_server import (  # noqa: F401  fixtures among them
 
 
 def test_cache_folders_follow_the_environment(monkeypatch, tmp_path):
-    assert download.cache_folder() == tmp_path / "ours" / "weights"
-    assert download.torch_cache_folder() == tmp_path / "torch/hub/checkpoints"
+    assert cache.cache_folder() == tmp_path / "ours" / "weights"
+    assert cache.torch_cache_folder() == tmp_path / "torch/hub/checkpoints"
     for name in ("JAXVISION_HOME", "TORCH_HOME"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert download.cache_folder() == tmp_path / "xdg/jaxvision/weights"
-    assert download.torch_cache_folder() == tmp_path / "xdg/torch/hub/checkpoints"
+    assert cache.cache_folder() == tmp_path / "xdg/jaxvision/weights"
+    assert cache.torch_cache_folder() == tmp_path / "xdg/torch/hub/checkpoints"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert download.cache_folder() == tmp_path / ".cache/jaxvision/weights"
-    assert download.torch_cache_folder() == tmp_path / ".cache/torch/hub/checkpoints"
+    assert cache.cache_folder() == tmp_path / ".cache/jaxvision/weights"
+    assert cache.torch_cache_folder() == tmp_path / ".cache/torch/hub/checkpoints"
 
 
 @pytest.mark.torch
 def test_torch_cache_folder_is_torchs(monkeypatch, tmp_path):
     hub = pytest.importorskip("torch.hub")
-    assert f"{download.torch_cache_folder()}" == f"{hub.get_dir()}/checkpoints"
+    assert f"{cache.torch_cache_folder()}" == f"{hub.get_dir()}/checkpoints"
     monkeypatch.delenv("TORCH_HOME")
-    assert f"{download.torch_cache_folder()}" == f"{hub.get_dir()}/checkpoints"
+    assert f"{cache.torch_cache_folder()}" == f"{hub.get_dir()}/checkpoints"
 
 
 def test_source_is_torchvisions_unless_a_mirror_is_set(monkeypatch):
@@ -57,7 +58,7 @@ def test_fetch_downloads_once(served, fault):
     served.faults = [fault]
     seen = []
     path = download.fetch(ROW, progress=lambda *counts: seen.append(counts), **QUICK)
-    assert path == download.cache_folder() / ROW.file
+    assert path == cache.cache_folder() / ROW.file
     assert path.read_bytes() == BODY
     record = path.with_name(f"{ROW.file}.sha256")
     assert record.read_text().strip() == hashlib.sha256(BODY).hexdigest()
@@ -116,10 +117,16 @@ def test_fetch_names_a_wrong_mirror(monkeypatch, url):
     refusal()
 
 
-def test_fetch_from_a_folder(monkeypatch, tmp_path):
-    place(tmp_path / "mirror", ROW, BODY)
-    monkeypatch.setenv("JAXVISION_WEIGHTS_URL", (tmp_path / "mirror").as_uri())
+@pytest.mark.parametrize("as_text", [Path.as_uri, str])
+def test_fetch_from_a_folder(monkeypatch, tmp_path, as_text):
+    file = place(tmp_path / "mir ror", ROW, BODY)
+    monkeypatch.setenv("JAXVISION_WEIGHTS_URL", as_text(file.parent))
     assert download.fetch(ROW).read_bytes() == BODY
+    file.write_bytes(BODY[:-1] + b"?")
+    (cache.cache_folder() / ROW.file).unlink()
+    assert "wrong hash" in refusal()
+    file.unlink()
+    assert "No such file" in refusal()
 
 
 def test_fetch_names_a_folder_that_cannot_be_written(served, monkeypatch, tmp_path):
@@ -129,40 +136,21 @@ def test_fetch_names_a_folder_that_cannot_be_written(served, monkeypatch, tmp_pa
     assert "cannot be written" in message and "JAXVISION_HOME" in message
 
 
-def test_fetch_leaves_nothing_when_interrupted(served):
-    def interrupt(done, total):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        download.fetch(ROW, progress=interrupt, **QUICK)
-    assert [path.suffix for path in download.cache_folder().iterdir()] in (
-        [],
-        [".lock"],
-    )
-
-
-def test_fetch_clears_what_a_killed_download_left(served):
-    left = place(download.cache_folder(), ROW, b"")
-    left = left.rename(left.with_name(f".{left.stem}.abc123.pth"))
-    download.fetch(ROW, **QUICK)
-    assert not left.exists()
-
-
 def test_file_put_into_the_cache_by_hand_is_taken():
-    path = place(download.cache_folder(), ROW, BODY)
+    path = place(cache.cache_folder(), ROW, BODY)
     assert download.fetch(ROW) == path
     record = path.with_name(f"{ROW.file}.sha256")
     assert record.read_text().strip() == hashlib.sha256(BODY).hexdigest()
 
 
 def test_read_only_cache_is_used(monkeypatch):
-    path = place(download.cache_folder(), ROW, BODY)
+    path = place(cache.cache_folder(), ROW, BODY)
 
     def refuse(*args):
         raise PermissionError("read-only")
 
     monkeypatch.setattr(download.files, "write_text", refuse)
-    monkeypatch.setattr(download, "FileLock", refuse)
+    monkeypatch.setattr("jaxvision.download.FileLock", refuse)
     assert download.fetch(ROW) == path
 
 
@@ -178,7 +166,7 @@ def test_damaged_cache_is_set_aside_and_fetched_again(served, damage):
 
 
 def test_damaged_cache_without_network_is_an_error():
-    place(download.cache_folder(), ROW, BODY[:-1])
+    place(cache.cache_folder(), ROW, BODY[:-1])
     with pytest.warns(UserWarning, match="is damaged"):
         assert "Connection refused" in refusal()
 
@@ -197,23 +185,23 @@ def test_full_hash_is_compared_where_it_is_known(served):
 
 
 def test_torchs_cache_comes_first_and_is_not_written(served):
-    path = place(download.torch_cache_folder(), ROW, BODY)
+    path = place(cache.torch_cache_folder(), ROW, BODY)
     assert download.fetch(ROW, **QUICK) == path
-    assert served.requests == [] and not download.cache_folder().exists()
+    assert served.requests == [] and not cache.cache_folder().exists()
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_damaged_file_in_torchs_cache_is_named_and_skipped(served):
-    path = place(download.torch_cache_folder(), ROW, BODY[1:])
+    path = place(cache.torch_cache_folder(), ROW, BODY[1:])
     with pytest.warns(UserWarning, match=f"{path} does not have the SHA-256"):
-        assert download.fetch(ROW, **QUICK).parent == download.cache_folder()
+        assert download.fetch(ROW, **QUICK).parent == cache.cache_folder()
     assert path.read_bytes() == BODY[1:] and list(path.parent.iterdir()) == [path]
 
 
 FETCH = """
 import sys
 from converters import download, weights
-row = weights.Row("tiny", "v1", sys.argv[1], 50.0, 75.0, 10, 0.1)
+row = weights.Row("tiny", "v1", sys.argv[1], 50, 75, 10, float(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.readline()
 print(download.fetch(row))
@@ -226,7 +214,9 @@ def test_two_processes_download_once(served):
     command = [sys.executable, "-W", "error::UserWarning", "-c", FETCH]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     workers = [
-        subprocess.Popen([*command, ROW.sha256_prefix], env=environment, **pipes)
+        subprocess.Popen(
+            [*command, ROW.sha256_prefix, str(ROW.mib)], env=environment, **pipes
+        )
         for _ in range(2)
     ]
     for worker in workers:
@@ -235,7 +225,7 @@ def test_two_processes_download_once(served):
         worker.stdin.write("go\n")
         worker.stdin.flush()
     answers = [worker.communicate(timeout=30)[0].strip() for worker in workers]
-    assert answers == [str(download.cache_folder() / ROW.file)] * 2
+    assert answers == [str(cache.cache_folder() / ROW.file)] * 2
     assert [worker.returncode for worker in workers] == [0, 0]
     assert len(served.requests) == 1
 

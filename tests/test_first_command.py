@@ -27,9 +27,11 @@ from dataclasses import replace
 from converters import weights
 from experiments import transfer
 from experiments.command.options import run_cli
-name, prefix, *argv = sys.argv[1:]
+name, prefix, size, *argv = sys.argv[1:]
 weights.TABLE = tuple(
-    replace(row, sha256_prefix=prefix) if row is weights.find(name) else row
+    replace(row, sha256_prefix=prefix, mib=int(size) / 2**20)
+    if row is weights.find(name)
+    else row
     for row in weights.TABLE
 )
 sys.argv[1:] = argv
@@ -69,12 +71,13 @@ def test_demo_fine_tunes_fetched_weights_and_needs_the_server_once(
     body = (tmp_path / "x.pth").read_bytes()
     prefix = hashlib.sha256(body).hexdigest()[:8]
     row = replace(weights.find(name), sha256_prefix=prefix)
+    size = str(len(body))
     server.bodies[row.file] = body
     argv = ["--backbone", name, "--epochs", "1", "--image-size", "32"]
     program = hiding({"torch", "torchvision"}, PROGRAM)
     for visit in (1, 2):
         done = subprocess.run(
-            [sys.executable, "-c", program, name, prefix, *argv]
+            [sys.executable, "-c", program, name, prefix, size, *argv]
             + ["--output", str(tmp_path / "runs")],
             cwd=ROOT,
             env=dict(os.environ),

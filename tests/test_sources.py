@@ -5,8 +5,11 @@ import pytest
 
 from experiments.predict import find_images
 from jaxvision.data import open_dataset, sources
+from jaxvision.data.folder import open_folder
 from jaxvision.data.pieces import open_benchmark, open_photos
 from jaxvision.data.sources import KINDS, find_source
+from tests.archives import home as home
+from tests.archives import served as served
 from tests.photos import SIZES, make_folder, noise, save
 from tests.tiny_photos import photos
 from tests.tiny_photos import prepare as prepare
@@ -25,9 +28,16 @@ def write_tfds(request):
     return "tfds:tiny_photos"
 
 
+def put(request, name):
+    request.getfixturevalue("served")
+    return name
+
+
 # One for each row, by how its words begin.
 SPECS = {
     "'demo'": lambda request, path: "demo",
+    "'cifar10'": lambda request, path: put(request, "cifar10"),
+    "'oxford_iiit_pet'": lambda request, path: put(request, "oxford_iiit_pet"),
     "a folder": lambda request, path: make_folder(path / "set", {"a": 5, "b": 5}),
     "tfds:NAME": lambda request, path: write_tfds(request),
     "a .npz file": lambda request, path: write_npz(path / "set.npz"),
@@ -66,7 +76,7 @@ def test_error_of_an_unknown_spec_lists_every_kind(labelled):
 
 def test_a_kind_is_a_row(monkeypatch, tmp_path):
     def open_twice(spec, *, labelled):
-        return KINDS[1].open(spec.removeprefix("twice:"), labelled=labelled)
+        return open_folder(spec.removeprefix("twice:"), labelled=labelled)
 
     row = sources.Kind(lambda spec: spec.startswith("twice:"), open_twice, "twice:DIR")
     monkeypatch.setattr(sources, "KINDS", (*KINDS, row))

@@ -1,9 +1,11 @@
 """Checkpoints as people save them: which tensors are the model's, and their names."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from converters.checkpoint import (
     PREFIXES,
@@ -96,6 +98,52 @@ def test_a_head_around_the_model_is_left_out(prefix):
     around = {**prefixed(prefix, body), "fc.weight": X, "fc.bias": X}
     assert list(plain_names(around)) == list(PLAIN)
     assert list(plain_names({**prefixed(prefix), "fc.weight": X})) == list(PLAIN)
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    around = {**prefixed("backbone."), "projector.0.weight": X, "n_averaged": X[:1]}
+    write_torch(tmp_path / "ssl.pth", around)
+    with pytest.warns(UserWarning, match="ssl.pth: left out.*: 'projector.0.weight'$"):
+        assert list(load_state_dict(tmp_path / "ssl.pth")) == list(PLAIN)
+    write_torch(tmp_path / "ssl.pth", prefixed("module.") | {"n_averaged": X[:1]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_state_dict(tmp_path / "ssl.pth")
+
+
+def test_timms_vgg_is_torchvisions(tmp_path):
+    """Names and shapes of timm 1.0.31's vgg11, narrowed; its files are safetensors."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.standard_normal(shape, np.float32)
+        for name, shape in {
+            "features.0.weight": (5, 3, 3, 3),
+            "features.0.bias": (5,),
+            "pre_logits.fc1.weight": (6, 5, 7, 7),
+            "pre_logits.fc1.bias": (6,),
+            "pre_logits.fc2.weight": (6, 6, 1, 1),
+            "pre_logits.fc2.bias": (6,),
+            "head.fc.weight": (4, 6),
+            "head.fc.bias": (4,),
+        }.items()
+    }
+    save_file(arrays, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    found = load_state_dict(tmp_path / "model.safetensors")
+    assert list(found)[:2] == ["features.0.bias", "features.0.weight"]
+    assert {name for name in found if not name.startswith("features")} == {
+        f"classifier.{layer}.{leaf}"
+        for layer in (0, 3, 6)
+        for leaf in ("weight", "bias")
+    }
+    # A convolution over the whole map is a linear layer on what torch flattens.
+    maps = rng.standard_normal((5, 7, 7)).astype(np.float32)
+    conv = np.einsum("ochw,chw->o", arrays["pre_logits.fc1.weight"], maps)
+    linear = found["classifier.0.weight"] @ maps.reshape(-1)
+    np.testing.assert_allclose(linear, conv, rtol=1e-4, atol=1e-4)
+    assert found["classifier.3.weight"].shape == (6, 6)
+    np.testing.assert_array_equal(
+        found["classifier.6.weight"], arrays["head.fc.weight"]
+    )
 
 
 def test_a_linear_layer_behind_a_dropout_is_the_head():

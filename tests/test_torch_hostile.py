@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.torch_file import TorchFileError, read_torch
+from converters.torch_file import TorchFileError, names, pickles, read_torch
 from converters.torch_file import archive as archive_format
+from converters.torch_file.machine import BUDGET
 from converters.weights import load_state_dict
 from tests.torch_files import (
     FLOATS,
@@ -229,10 +230,12 @@ def test_keys_that_take_exponential_time_are_refused(refusal):
         assert "damaged" in refusal(raw)
 
 
-def test_nesting_and_self_reference_are_harmless(tmp_path):
+@pytest.mark.parametrize("depth", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_nesting_and_self_reference_are_harmless(tmp_path, depth):
     path = tmp_path / "deep.pth"
     wrapped = b"}q\0" + text("model") + b"h\0s"
-    for value in (b")" + b"\x85" * 100_000, b"]" * 50_000 + b"a" * 49_999, wrapped):
+    tuples, lists = b")" + b"\x85" * 2 * depth, b"]" * depth + b"a" * (depth - 1)
+    for value in (tuples, lists, wrapped):
         for raw in (archive(value), stream(value, {})):
             path.write_bytes(raw)
             read_torch(path)
@@ -246,10 +249,13 @@ def test_nesting_and_self_reference_are_harmless(tmp_path):
         read_torch(path)
 
 
-def test_a_pickle_of_millions_of_opcodes_ends(tmp_path):
+@pytest.mark.parametrize("most", [20_000, pytest.param(BUDGET, marks=pytest.mark.slow)])
+def test_a_pickle_of_too_many_opcodes_ends(tmp_path, monkeypatch, most):
+    for module in (names, pickles):
+        monkeypatch.setattr(module, "BUDGET", most)
     path = tmp_path / "long.pth"
-    path.write_bytes(archive(b"](" + b"\x8f" * 2_200_000 + b"e"))
-    with pytest.raises(TorchFileError, match="more than 2,000,000 values"):
+    path.write_bytes(archive(b"](" + b"\x8f" * (most + most // 10) + b"e"))
+    with pytest.raises(TorchFileError, match=f"more than {most:,} values"):
         read_torch(path)
 
 

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from converters import download
+from converters import cache, download
 from converters.weights import Row
 
 QUICK = {"timeout": 10.0, "backoff": 0.01}
@@ -25,6 +25,8 @@ class Server(ThreadingHTTPServer):
         self.bodies = {}
         self.faults = []
         self.requests = []
+        self.ranges = []
+        self.resumes = False  # whether it sends a part where one is asked for
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
@@ -53,18 +55,35 @@ class Handler(BaseHTTPRequestHandler):
             return  # the connection ends without a status line
         body = server.bodies.get(self.path.strip("/"))
         status, kind = 200 if body else 404, "application/octet-stream"
+        whole, begin = len(body or b""), 0
+        if wanted := self.headers.get("Range"):
+            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            server.ranges.append(begin)
+        if begin and server.resumes and body:
+            status = 206 if begin < whole else 416
+            body = body[begin:]
         if fault == "page":
             status, kind, body = 200, "text/html", b"<!DOCTYPE html><p>Please sign in"
         if fault == "busy":
             status = 503
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        if fault != "unsized":
+        if status == 206:
+            begin += 1 if fault == "elsewhere" else 0
+            self.send_header("Content-Range", f"bytes {begin}-{whole - 1}/{whole}")
+        if fault not in ("unsized", "endless"):
             self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
         if method == "HEAD" or not body:
             return
         half = len(body) // 2
+        while fault == "endless":
+            self.wfile.write(body)
+        if fault == "drip":
+            for byte in body[:100]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+            return
         self.wfile.write(body[:half])
         if fault == "stall":
             self.wfile.flush()
@@ -97,7 +116,7 @@ def caches(tmp_path, monkeypatch):
 
 def make_row(body: bytes) -> Row:
     prefix = hashlib.sha256(body).hexdigest()[:8]
-    return Row("tiny", "v1", prefix, 50.0, 75.0, 10, 0.1)
+    return Row("tiny", "v1", prefix, 50.0, 75.0, 10, len(body) / 2**20)
 
 
 BODY = np.random.default_rng(0).bytes(700_001)
@@ -120,11 +139,12 @@ def refusal(row=ROW, *, options=QUICK) -> str:
         row.file,
         download.source_url(row),
         f"begins with {row.sha256_prefix}",
-        str(download.cache_folder()),
+        str(cache.cache_folder()),
     ):
         assert part in message
-    left = [path.name for path in download.cache_folder().glob("*")]
-    assert all(name.endswith((".lock", ".damaged")) for name in left), left
+    left = [path.name for path in cache.cache_folder().glob("*")]
+    assert all(name.endswith((".lock", ".damaged", ".part")) for name in left), left
+    assert any(name.endswith(".part") for name in left) == ("next start" in message)
     return message
 
 

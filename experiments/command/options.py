@@ -6,6 +6,7 @@ import signal
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import tyro
 import yaml
 
+from converters.checkpoint import plain_warning
 from experiments.command.console import complain
 from jaxvision import compilation, ops
 from jaxvision.checkpoint import CheckpointError
@@ -95,7 +97,8 @@ def run_cli(
             presets=presets,
             preset_option=preset_option,
         )
-        _check_environment()
+        check_environment()
+        warnings.formatwarning = plain_warning
         main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
         complain(f"error: {error}")
@@ -107,10 +110,11 @@ def run_cli(
         sys.exit(128 + signal.SIGINT)
 
 
-def _check_environment() -> None:
+def check_environment() -> None:
     """Settings of the process, before JAX computes anything."""
     try:
         ops.keep_pages()
+        compilation.check_device()
         compilation.use_cache()
         ops.backend()
     except ValueError as error:

@@ -1,11 +1,7 @@
 """One writer a run: a lock that a crash releases, and what a killed one left."""
 
-import json
-import os
 import re
 import shutil
-import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from experiments.command.options import RunError
 from jaxvision.checkpoint import STAGING
-from jaxvision.files import write_text
+from jaxvision.holder import holder, sign
 
 LOCK = ".lock"
 """Stays in the folder: a lock whose file is deleted locks nothing."""
@@ -50,10 +46,11 @@ def one_writer(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"{folder} is in use by {_holder(folder)}") from None
+        who = holder(folder / HOLDER)
+        raise RunError(f"{folder} is in use by {who}: wait for it, or end it") from None
     try:
         sweep(folder)
-        write_text(folder / HOLDER, json.dumps(_me()))
+        sign(folder / HOLDER)
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
@@ -67,17 +64,3 @@ def sweep(folder: Path) -> None:
         if is_left or path.name == HOLDER:
             path.unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints" / STAGING, ignore_errors=True)
-
-
-def _me() -> dict[str, str | int]:
-    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-
-
-def _holder(folder: Path) -> str:
-    try:
-        found = json.loads((folder / HOLDER).read_text(encoding="utf-8"))
-        who = f"process {found['pid']} on {found['host']}, since {found['since']}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return "another process: wait for it, or end it"
-    return f"{who}: wait for it, or end it"

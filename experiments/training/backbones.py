@@ -10,12 +10,14 @@ import numpy as np
 from flax import nnx
 
 from converters import download, weights
-from converters.from_torch import ConversionError, convert
+from converters.bundle import architecture
+from converters.from_torch import ConversionError, convert, without_optional
+from converters.to_torch import torch_call
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.training import Start
-from jaxvision import models
+from jaxvision import files, models
 from jaxvision.preprocess import Preprocessing
 
 RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
@@ -46,7 +48,7 @@ def common_weights(
     """
     lack = ""
     if which == "auto":
-        rows = [weights.find(name) for name in names]
+        rows = [_find(name, "imagenet") for name in names]
         lack = next(filter(None, map(_lack, rows)), "") if is_demo else ""
         which = "random" if lack else "imagenet"
     if which != "random" or not is_demo:
@@ -68,7 +70,9 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
         return Weights(None, Preprocessing(), "random weights")
     if weights.is_file_name(which):
         try:
-            arrays = weights.load_state_dict(Path(which).expanduser())
+            path = files.expanded(which)
+            arrays = weights.load_state_dict(path)
+            _check_twin(name, path, console=console)
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
         return Weights(arrays, Preprocessing(), Path(which).name)
@@ -85,6 +89,27 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
     except download.WeightsError as error:
         raise RunError(str(error)) from error
     return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
+
+
+def _check_twin(name: str, path: Path, *, console: Console) -> None:
+    """Says which of two models a file is taken for that fits both alike.
+
+    Raises:
+      ValueError: it is of the other.
+    """
+    twins = models.twins(name)
+    if not twins:
+        return
+    said = architecture(path)
+    if said in twins:
+        raise ValueError(f"{path} is of {said}: give --backbone {said}")
+    if said != name:
+        calls = ", ".join(
+            f"for {torch_call(twin, num_classes=1000)} give --backbone {twin}"
+            for twin in twins
+        )
+        mine = torch_call(name, num_classes=1000)
+        console.say(f"{name}: {path.name} is taken for {mine}; {calls}")
 
 
 def resumed_weights(
@@ -156,6 +181,10 @@ def build(
         arrays[f"{head}weight"] = np.asarray(filled[*path, "kernel"][...]).T
         arrays[f"{head}bias"] = np.asarray(filled[*path, "bias"][...])
         source += ", with a new last layer"
+    fitting = without_optional(model, arrays)
+    extra = sorted({key.split(".")[0] for key in arrays.keys() - fitting.keys()})
+    if extra and not chosen.is_imagenet:
+        source += f", without its {', '.join(extra)}"
     try:
         return Start(name, convert(model, arrays), preprocessing, source)
     except ConversionError as error:

@@ -20,6 +20,7 @@ from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
 from experiments.runs.folder import Run, skipped_notes
+from experiments.training.data import fetch_data
 from experiments.training.last_layer import (
     frozen_prefixes,
     is_trained_alone,
@@ -228,7 +229,9 @@ def open_data(
 
     Raises:
       UsageError: there is none, or it cannot be trained on.
+      RunError: it could not be fetched.
     """
+    fetch_data(spec, console=console, where=where)
     try:
         with console.counting("reading photos") as progress:
             return open_dataset(

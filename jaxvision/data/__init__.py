@@ -1,4 +1,4 @@
-"""Data sets by one word: `open_dataset("demo")`, a folder, a .npz file, tfds's.
+"""Data sets by one word: `open_dataset("demo")`, `cifar10`, a folder, a .npz file.
 
 A source (one module, one row of `sources.KINDS`) lists photographs, each a `Photo` that
 opens when asked. `dataset` makes squares with labels of them, `pieces` what

@@ -79,7 +79,8 @@ def open_dataset(
     A photograph that cannot be read is left out and named in `Dataset.skipped`.
 
     Args:
-      spec: `demo`; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
+      spec: `demo`; `cifar10` or `oxford_iiit_pet`, which are fetched where they are not
+        here; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
         which is split; a `.npz` file with Keras's keys; or `tfds:NAME`, an image
         classification set of TensorFlow Datasets. All are in `sources.KINDS`.
       train_size: side of the training squares, in pixels.
@@ -92,6 +93,7 @@ def open_dataset(
     Raises:
       ValueError: there is no such data set, or it cannot be trained on: the message
         says what is wrong, where, and what to do.
+      DownloadError: what is to be fetched cannot be had.
     """
     source = find_source(spec, labelled=True)
     sizes = _Sizes(train_size, eval_resize, eval_crop)

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from jaxvision.data.archive import Tell
+from jaxvision.data.cifar10 import fetch_cifar10, is_cifar10, open_cifar10
 from jaxvision.data.demo import open_demo
 from jaxvision.data.folder import open_folder
 from jaxvision.data.npz import open_npz
+from jaxvision.data.pets import fetch_pets, is_pets, open_pets
 from jaxvision.data.photo import Source
 from jaxvision.data.tfds import open_tfds
 
@@ -22,6 +25,19 @@ class OpenSource(Protocol):
     def __call__(self, spec: str, *, labelled: bool) -> Source: ...
 
 
+class FetchSource(Protocol):
+    """Downloads what `spec` needs and is not here; as a rule nothing.
+
+    `tell` is called meanwhile. Raises DownloadError where it cannot be had.
+    """
+
+    def __call__(self, spec: str, *, tell: Tell | None = None) -> None: ...
+
+
+def _fetch_nothing(spec: str, *, tell: Tell | None = None) -> None:
+    pass
+
+
 class Kind(NamedTuple):
     """A kind of source.
 
@@ -30,16 +46,30 @@ class Kind(NamedTuple):
       open: lists the photographs.
       words: what to give, for help and errors.
       unlabelled: the same where photographs need no classes; None where it is no other.
+      fetch: what `open` does first, so that it can be watched.
     """
 
     matches: Callable[[str], bool]
     open: OpenSource
     words: str
     unlabelled: str | None = None
+    fetch: FetchSource = _fetch_nothing
 
 
 KINDS = (
     Kind(lambda spec: spec == "demo", open_demo, "'demo'"),
+    Kind(
+        is_cifar10,
+        open_cifar10,
+        "'cifar10' (fetched once; or a folder with its .bin files)",
+        fetch=fetch_cifar10,
+    ),
+    Kind(
+        is_pets,
+        open_pets,
+        "'oxford_iiit_pet' (fetched once; or a folder with its images and annotations)",
+        fetch=fetch_pets,
+    ),
     Kind(
         lambda spec: spec != "" and os.path.isdir(os.path.expanduser(spec)),
         open_folder,
@@ -75,6 +105,22 @@ def find_source(spec: str, *, labelled: bool) -> Source:
             f"data {spec!r}{what}; it may be {describe_kinds(labelled=labelled)}"
         )
     return kind.open(spec, labelled=labelled)
+
+
+def fetch_source(spec: str, *, tell: Tell | None = None) -> None:
+    """Downloads what `spec` needs and is not here, as `find_source` would.
+
+    Args:
+      spec: as for `find_source`; for most kinds there is nothing to do.
+      tell: called with what goes on, how much of it is done, and of how much.
+
+    Raises:
+      DownloadError: something cannot be had; one line says what to put where.
+      ValueError: what came, or was there, is not what it should be.
+    """
+    kind = find_kind(spec)
+    if kind is not None:
+        kind.fetch(spec, tell=tell)
 
 
 def find_kind(spec: str) -> Kind | None:

@@ -39,7 +39,8 @@ class Variant(NamedTuple):
     """One architecture: how to build it, where its head is, how it is initialised.
 
     Without a classifier the head is "", and `build` takes no `num_classes`. The task is
-    what it is made for: "imagenet", "cifar10" or "superres".
+    what it is made for: "imagenet", "cifar10" or "superres". A backbone's name is
+    torchvision's, unless its family's table `TORCHVISION` has another.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Variant(NamedTuple):
     head: str
     init: init.Init
     task: str
+    torchvision: str
+    """Empty where torchvision has no such network."""
 
 
 def _families() -> tuple[ModuleType, ...]:
@@ -60,7 +63,16 @@ def _families() -> tuple[ModuleType, ...]:
 
 FAMILIES = _families()
 VARIANTS: dict[str, Variant] = {
-    name: Variant(name, build, family.HEAD, family.INIT, family.TASK)
+    name: Variant(
+        name,
+        build,
+        family.HEAD,
+        family.INIT,
+        family.TASK,
+        getattr(family, "TORCHVISION", {}).get(name, name)
+        if family.TASK == "imagenet"
+        else "",
+    )
     for family in FAMILIES
     for name, build in family.VARIANTS.items()
 }
@@ -71,7 +83,17 @@ ALIASES: dict[str, str] = {
 
 def names() -> tuple[str, ...]:
     """All backbones, as torchvision spells them."""
-    return tuple(row.name for row in VARIANTS.values() if row.task == "imagenet")
+    return tuple(row.name for row in VARIANTS.values() if row.torchvision == row.name)
+
+
+def twins(name: str) -> tuple[str, ...]:
+    """Other models with the same name, and the same tensors, in torchvision."""
+    mine = variant(name)
+    return tuple(
+        row.name
+        for row in VARIANTS.values()
+        if mine.torchvision == row.torchvision != "" and row.name != mine.name
+    )
 
 
 def small_names() -> tuple[str, ...]:

@@ -82,15 +82,14 @@ class GoogLeNet(Network):
       aux_logits: adds the heads `aux1` and `aux2`; training then gives
         `(logits, aux2, aux1)`.
       transform_input: maps images that were normalised with ImageNet's mean and
-        standard deviation to [-1, 1]. Set it to False for weights trained in
-        torchvision from scratch; it is no part of a state_dict.
+        standard deviation to [-1, 1]. It is no part of a state_dict: weights that
+        torchvision trained from scratch, by default without it, are those of
+        `googlenet_untransformed`.
       rngs: seeds the leaves and dropout.
     """
 
     smallest = 15
     optional = ("aux1", "aux2")
-    # What torchvision makes of it wherever it loads the ImageNet weights.
-    torch_options = {"aux_logits": False, "transform_input": True, "init_weights": True}
 
     def __init__(
         self, *, num_classes=1000, aux_logits=False, transform_input=True, rngs
@@ -138,13 +137,26 @@ class GoogLeNet(Network):
             return logits
         return logits, self.aux2(late), self.aux1(middle)
 
+    @property
+    def torch_options(self):
+        # In full: torchvision's defaults are not what its own weights need.
+        return {
+            "aux_logits": self.aux1 is not None,
+            "transform_input": self.transform_input,
+            "init_weights": True,
+        }
+
     def trunk(self):
         modules = "3a 3b 4a 4b 4c 4d 4e 5a 5b".split()
         return tuple(f"inception{module}" for module in modules)
 
 
 TASK = "imagenet"
-VARIANTS = {"googlenet": GoogLeNet}
+VARIANTS = {
+    "googlenet": GoogLeNet,
+    "googlenet_untransformed": partial(GoogLeNet, transform_input=False),
+}
 ALIASES: dict[str, str] = {}
+TORCHVISION = {"googlenet_untransformed": "googlenet"}
 HEAD = "fc"
 INIT = Init(conv=truncated_normal(0.01, 2), linear=truncated_normal(0.01, 2))

@@ -15,8 +15,11 @@ class Network(nnx.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     """Children that are None where it is built without them. A converter then leaves
     their tensors out."""
-    torch_options: ClassVar[Mapping[str, Any]] = {}
-    """What `torchvision.models` has to be asked for to build the same by default."""
+
+    @property
+    def torch_options(self) -> Mapping[str, Any]:
+        """What `torchvision.models` has to be asked for to build the same."""
+        return {}
 
     @abstractmethod
     def trunk(self) -> tuple[str, ...]:
