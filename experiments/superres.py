@@ -99,7 +99,7 @@ class Config(EnlargerRecipe, Subject):
     """Where the run folder is made: OUTPUT/superres/N."""
     resume: Path | None = None
     """A run folder to go on with, by its own options, to the same bits; other
-    benchmarks may be given, and after training without VGG16 another --vgg."""
+    benchmarks may be given, and after training by the error alone another --vgg."""
     config: Path | None = None
     """A YAML file of options; the command line wins over it."""
     dry_run: bool = False
@@ -145,7 +145,7 @@ def main(config: Config) -> dict[str, float]:
         # What the results are judged by changes nothing of the training, and the
         # photos may lie elsewhere: a digest says whether they are the same.
         judging = ["benchmark", "data"]
-        if read_yaml(Config, folder / "config.yaml").vgg is None:
+        if "perceptual" not in read_yaml(Config, folder / "config.yaml").loss:
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
     for spec in config.benchmark:
