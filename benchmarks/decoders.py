@@ -48,7 +48,7 @@ def pillow(*, folder: str, size: int, threads: bool) -> Case:
     """Pillow, as torchvision's ImageFolder calls it."""
 
     def load(path: Path) -> np.ndarray:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG",)) as image:
             image = image.convert("RGB")
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BILINEAR)

@@ -19,9 +19,13 @@ from converters.from_torch import convert
 from converters.to_torch import to_state_dict
 from converters.weights import read_safetensors
 from jaxvision import models
+from jaxvision.files import regular_file
 from jaxvision.preprocess import Preprocessing
 from jaxvision.tensor_file import check_digest, save_tensors
 from jaxvision.typing import Tree
+
+LARGEST = 8192
+"""Most pixels a side of what a model sees: more would be gigabytes an image."""
 
 
 class Bundle(NamedTuple):
@@ -80,7 +84,14 @@ def load_bundle(path: str | Path) -> Bundle:
     preprocessing = _preprocessing(path, said)
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
-    model = convert(models.abstract(name, num_classes=len(classes)), arrays)
+    abstract = models.abstract(name, num_classes=len(classes))
+    if preprocessing.crop < abstract.smallest:
+        raise ValueError(
+            f"{path}: its metadata are damaged (the preprocessing's crop is "
+            f"{preprocessing.crop}, and {name} takes images of {abstract.smallest} "
+            "pixels or more)"
+        )
+    model = convert(abstract, arrays)
     return Bundle(name, model, tuple(classes), preprocessing)
 
 
@@ -100,6 +111,8 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
       ValueError: the file is damaged, or not one of ours.
     """
     try:
+        with open(path, "rb", opener=regular_file):
+            pass  # the library would wait for the writer of a named pipe
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
         return metadata["architecture"], tuple(json.loads(metadata["classes"]))
@@ -140,7 +153,7 @@ def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
 
 
 def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= LARGEST
 
 
 def _is_colour(value: Any) -> bool:

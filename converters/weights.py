@@ -22,6 +22,7 @@ from converters.checkpoint import (
 )
 from converters.torch_file import read_torch
 from converters.torch_file.errors import quoted
+from jaxvision.files import regular_file
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 OFFICIAL_URL = "https://download.pytorch.org/models"
@@ -221,7 +222,7 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             ".tar of torch.save)"
         )
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_file) as file:
             fault = find_fault(file.read(512))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
@@ -254,6 +255,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
       ValueError: the file is damaged, or holds a type that numpy does not have.
     """
     try:
+        with open(path, "rb", opener=regular_file):
+            pass  # the library would wait for the writer of a named pipe
         with safetensors.safe_open(path, framework="np") as file:
             for name in file.keys():  # noqa: SIM118  the handle is no dict
                 kind = file.get_slice(name).get_dtype()

@@ -19,7 +19,7 @@ from experiments.inference.classifier import open_model
 from experiments.pages.page import About
 from experiments.pages.predictions import read_predictions
 from experiments.runs.classifier_outputs import numbers, write_page
-from experiments.runs.folder import Run, open_run, read_metrics, skipped_notes
+from experiments.runs.folder import Run, data_notes, open_run, read_metrics
 from experiments.runs.writer import one_writer
 from experiments.training.backbones import RANDOM
 from experiments.training.classifier import open_data
@@ -51,7 +51,7 @@ def main(config: Config) -> dict[str, float]:
     notes = []
     if run.config.get("weights") == "random" and run.config["data"] == "demo":
         notes.append(f"The weights are random. {RANDOM}")
-    notes += skipped_notes(dataset.skipped, "unreadable files")
+    notes += data_notes(dataset)
     title = f"{bundle.name} on {dataset.name}"
     summary = _summary(run.config, bundle, train)
     about = About(title, summary, run.config, history, notes)

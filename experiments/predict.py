@@ -3,8 +3,9 @@
 python -m experiments.predict RUN IMAGE_OR_FOLDER... --top 3 --csv FILE --explain
 """
 
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -21,7 +22,6 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.classifier import (
     BATCH,
     Explain,
-    Predict,
     explainer,
     make_predict,
     open_model,
@@ -30,12 +30,15 @@ from experiments.inference.inputs import find_images
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import write_predictions
 from jaxvision.data.image_files import file_photo
+from jaxvision.data.reader import Guesses, guessed
 from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
 
 MODULE = "experiments.predict"
 CHUNK = 8 * BATCH
 """Images that are decoded before the next step: what bounds the memory."""
+LONGEST = 240
+"""Bytes of a picture's name, beside what tells equal ones apart; systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,11 @@ class Config:
         check_limits(self)
 
 
-class Predicted(NamedTuple):
-    """Images that could be read, as the model sees them, and what it says of them."""
+class Seen(NamedTuple):
+    """Images that could be read, as the model sees them."""
 
     paths: tuple[Path, ...]
     images: np.ndarray
-    probabilities: np.ndarray
 
 
 def main(config: Config) -> dict[str, int]:
@@ -75,11 +77,12 @@ def main(config: Config) -> dict[str, int]:
 
     Raises:
       UsageError: there is no such model, or there are no images.
-      RunError: some files could not be read; all others are predicted.
+      RunError: some files could not be read, or some pictures not be written; all else
+        is.
     """
     console = Console()
     bundle = open_model(config.run)
-    paths = find_images(config.images)
+    paths = find_images(config.images, console=console)
     predict = make_predict(bundle)
     explain = explainer(bundle) if config.explain else None
     if config.explain and explain is None:
@@ -88,43 +91,69 @@ def main(config: Config) -> dict[str, int]:
             "them"
         )
     unreadable: list[str] = []
-    done, rows, taken = [], [], set()
-    for part in _predicted(paths, bundle, predict, unreadable):
-        for path, row in zip(part.paths, part.probabilities, strict=True):
+    guesses: Guesses = {}
+    done, rows = [], [np.zeros((0, len(bundle.classes)))]
+    for seen in _read(paths, bundle, unreadable, guesses):
+        rows.append(predict(seen.images))
+        for path, row in zip(seen.paths, rows[-1], strict=True):
             console.say(f"{path}: {_line(row, bundle.classes, config.top)}")
-        if explain is not None:
-            _write_explanations(part, explain, bundle.classes, config.output, taken)
-        done += part.paths
-        rows.append(part.probabilities)
+        done += seen.paths
+    table = np.concatenate(rows)
+    for line in guessed(guesses):
+        console.say(f"WARNING: {line}", style="bold yellow")
     if config.csv is not None:
-        table = np.concatenate([np.zeros((0, len(bundle.classes))), *rows])
         names = [str(path) for path in done]
         write_predictions(config.csv, names, table, bundle.classes)
         console.say(f"table: {config.csv}")
+    failed = []
     if explain is not None and done:
+        # After the table, which no picture that cannot be written is to prevent.
+        answers = dict(zip(done, table.argmax(axis=1).tolist(), strict=True))
+        failed = _write_explanations(answers, bundle, explain, config.output)
         console.say(f"explanations: {config.output}")
-    if unreadable:
-        for line in unreadable:
-            console.say(f"not read: {line}", style="bold yellow")
-        raise RunError(
-            f"{len(unreadable)} of {len(paths)} images could not be read, such as "
-            f"{unreadable[0]}"
-        )
+    for line in unreadable:
+        console.say(f"not read: {line}", style="bold yellow")
+    for line in failed:
+        console.say(f"not written: {line}", style="bold yellow")
+    _check_all(unreadable, failed, len(paths))
     return {"predicted": len(done), "unreadable": len(unreadable)}
 
 
-def _predicted(
-    paths: Sequence[Path], bundle: Bundle, predict: Predict, unreadable: list[str]
-) -> Iterator[Predicted]:
+def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> None:
+    """Raises RunError where there is not all that was asked for."""
+    words = []
+    if unreadable:
+        words.append(
+            f"{len(unreadable)} of {count} images could not be read, such as "
+            f"{unreadable[0]}"
+        )
+    if failed:
+        words.append(
+            f"{len(failed)} pictures could not be written, such as {failed[0]}"
+        )
+    if words:
+        raise RunError("; ".join(words))
+
+
+def _read(
+    paths: Sequence[Path],
+    bundle: Bundle,
+    unreadable: list[str],
+    guesses: Guesses | None = None,
+) -> Iterator[Seen]:
     """Chunk by chunk; what cannot be read is added to `unreadable`."""
-    seen = bundle.preprocessing
+    size = bundle.preprocessing
     for start in range(0, len(paths), CHUNK):
         chunk = paths[start : start + CHUNK]
-        photos = [file_photo(path) for path in chunk]
-        images, bad = read_crops(photos, resize=seen.resize, crop=seen.crop)
+        images, bad = read_crops(
+            [file_photo(path) for path in chunk],
+            resize=size.resize,
+            crop=size.crop,
+            guesses=guesses,
+        )
         unreadable += [f"{chunk[index]}: {reason}" for index, reason in bad.items()]
         sound = tuple(path for index, path in enumerate(chunk) if index not in bad)
-        yield Predicted(sound, images, predict(images))
+        yield Seen(sound, images)
 
 
 def _line(row: np.ndarray, classes: Sequence[str], top: int) -> str:
@@ -133,29 +162,36 @@ def _line(row: np.ndarray, classes: Sequence[str], top: int) -> str:
 
 
 def _write_explanations(
-    part: Predicted,
-    explain: Explain,
-    classes: Sequence[str],
-    output: Path,
-    taken: set[str],
-) -> None:
-    """The crop, and beside it the same with the heat of the predicted class."""
-    guess = part.probabilities.argmax(axis=1)
-    heat = explain(part.images, guess)
-    for place, path in enumerate(part.paths):
-        side = heat.shape[1]
-        photo = Image.fromarray(part.images[place])
-        photo = photo.resize((side, side), Image.Resampling.BICUBIC)
-        looked = overlay(part.images[place], heat[place])
-        name = _free(path.stem, classes[int(guess[place])], taken)
-        both = np.concatenate([np.asarray(photo), looked], axis=1)
-        with atomic_path(output / name) as temporary:
-            Image.fromarray(both).save(temporary)
+    answers: Mapping[Path, int], bundle: Bundle, explain: Explain, output: Path
+) -> list[str]:
+    """The crops, each beside the same with the heat of the predicted class.
+
+    Returns:
+      A line for each that could not be written.
+    """
+    failed, taken = [], set()
+    for seen in _read(list(answers), bundle, failed):
+        guess = np.array([answers[path] for path in seen.paths], np.int64)
+        heat = explain(seen.images, guess)
+        for place, path in enumerate(seen.paths):
+            side = heat.shape[1]
+            photo = Image.fromarray(seen.images[place])
+            photo = photo.resize((side, side), Image.Resampling.BICUBIC)
+            looked = overlay(seen.images[place], heat[place])
+            both = np.concatenate([np.asarray(photo), looked], axis=1)
+            name = _free(path.stem, bundle.classes[int(guess[place])], taken)
+            try:
+                with atomic_path(output / name) as temporary:
+                    Image.fromarray(both).save(temporary)
+            except OSError as error:
+                failed.append(f"{output / name}: {error.strerror or error}")
+    return failed
 
 
 def _free(stem: str, label: str, taken: set[str]) -> str:
     """A file name that no image of this call has: folders may hold equal names."""
-    plain = re.sub(r"[^\w.-]+", "_", label)
+    plain = _cut(re.sub(r"[^\w.-]+", "_", label), LONGEST // 4)
+    stem = _cut(stem, LONGEST - len(os.fsencode(plain)))
     base = f"{stem}-{plain}"
     name, number = f"{base}.png", 1
     while name in taken:
@@ -163,6 +199,13 @@ def _free(stem: str, label: str, taken: set[str]) -> str:
         name = f"{base}-{number}.png"
     taken.add(name)
     return name
+
+
+def _cut(text: str, length: int) -> str:
+    """As much of a file's name as has so many bytes."""
+    while len(os.fsencode(text)) > length:
+        text = text[:-1]
+    return text
 
 
 if __name__ == "__main__":

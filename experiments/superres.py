@@ -24,11 +24,13 @@ from experiments.inference.enlarger import find_network, load_model, make_enlarg
 from experiments.pages.page import About
 from experiments.runs.enlarger_outputs import open_benchmarks, write_outputs
 from experiments.runs.folder import (
+    data_notes,
     new_run,
     open_run,
     saved_in,
-    skipped_notes,
+    say_data,
     with_data,
+    write_skipped,
 )
 from experiments.runs.writer import one_writer
 from experiments.training.data import fetch_data
@@ -178,6 +180,7 @@ def main(config: Config) -> dict[str, float]:
         run = open_run(folder)
     plan = training.plan
     with saved_in(run.path), one_writer(run.path):
+        write_skipped(run.path, photos, console)
         with stop_on_signals() as stop:
             state = training.start(start.model)
             history = fit(state, plan, run.path, console=console, stop=stop)
@@ -191,7 +194,7 @@ def main(config: Config) -> dict[str, float]:
             "Crops": f"{recipe.crop_size} px, {plan.images} an epoch",
         }
         title = f"{config.model} on {photos.name}"
-        notes = skipped_notes(photos.skipped, "photos")
+        notes = data_notes(photos)
         return write_outputs(
             run.path,
             About(title, summary, run.config, history, notes),
@@ -207,7 +210,7 @@ def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
         fetch_data(spec, console=console)
     try:
         with console.counting("reading photos") as progress:
-            return open_photos(
+            photos = open_photos(
                 *config.data,
                 crop_size=crop_size,
                 scale=config.scale,
@@ -217,6 +220,8 @@ def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
             )
     except ValueError as error:
         raise UsageError(f"--data: {error}") from error
+    say_data(photos, console)
+    return photos
 
 
 if __name__ == "__main__":

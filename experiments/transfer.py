@@ -222,6 +222,7 @@ def prepare(
         num_classes=classes,
         size=size,
         seed=recipe.seed,
+        classes=dataset.classes,
     )
     console.say(
         f"{name}: {start.source}; {dataset.name}: {len(dataset.train)} training and "

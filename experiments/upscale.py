@@ -5,14 +5,17 @@ python -m experiments.upscale IMAGE_OR_FOLDER... --scale 4 --output DIR
 python -m experiments.upscale IMAGE_OR_FOLDER... --model RUN
 """
 
+import os
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from scipy import ndimage
 from tyro.conf import Positional, arg
 
@@ -21,7 +24,8 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import enlarge_pixels, make_enlarger
 from experiments.inference.inputs import find_images
 from experiments.inference.trained import open_network
-from jaxvision.files import atomic_path
+from jaxvision.data.decode import UnreadableImageError, read_header
+from jaxvision.files import atomic_path, regular_file
 
 MODULE = "experiments.upscale"
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -105,7 +109,7 @@ def main(config: Config) -> list[Path]:
             f"--tile cannot be {config.tile}: this model needs more than "
             f"{2 * enlarger.halo}"
         )
-    targets = _targets(config, scale)
+    targets = _targets(config, scale=scale, console=console)
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -145,14 +149,13 @@ def read_picture(path: Path) -> Picture:
       UsageError: it is no image that can be enlarged; one line says why.
     """
     try:
-        # Warnings of large images, which are welcome here, and of odd metadata.
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as file:
+        with _opened(path) as file:
             notes = _notes(file)
             profile = file.info.get("icc_profile")
             file.load()
             image = _upright(file)
-    except UnidentifiedImageError:
-        raise UsageError(f"{path} is no image") from None
+    except UsageError:
+        raise
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -183,6 +186,26 @@ def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return pixels[tuple(nearest)]
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file, not decoded yet.
+
+    Raises:
+      UsageError: it is none, or cannot be read.
+    """
+    try:
+        # Warnings of large images, which are welcome here, and of odd metadata.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            open(path, "rb", opener=regular_file) as file,
+            read_header(file) as image,
+        ):
+            yield image
+    except (OSError, UnreadableImageError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{path}: {reason}") from error
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -211,22 +234,16 @@ def _check_mode(path: Path, mode: str) -> None:
     raise UsageError(f"{path} has pixels of the kind {mode}: {cure} first")
 
 
-def _targets(config: Config, scale: int) -> dict[Path, Path]:
+def _targets(config: Config, *, scale: int, console: Console) -> dict[Path, Path]:
     """Where each image goes.
 
     Raises:
       UsageError: a file is missing, no image, or would be overwritten.
     """
     targets: dict[Path, Path] = {}
-    for source in find_images(config.images):
-        try:
-            with warnings.catch_warnings(action="ignore"), Image.open(source) as file:
-                mode, kind, longest = file.mode, file.format or "", max(file.size)
-        except OSError as error:
-            reason = error.strerror or "no image"
-            raise UsageError(f"{source}: {reason}") from error
-        except Image.DecompressionBombError as error:
-            raise UsageError(f"{source}: {error}") from error
+    for source in find_images(config.images, console=console):
+        with _opened(source) as file:
+            mode, kind, longest = file.mode, file.format or "", max(file.size)
         _check_mode(source, mode)
         same = config.format == "same" and kind in FORMATS
         suffix = FORMATS[kind][0] if same else ".png"
@@ -236,6 +253,11 @@ def _targets(config: Config, scale: int) -> dict[Path, Path]:
                 f"and this would have {scale * longest}: use --format png"
             )
         target = config.output / f"{source.stem}_x{scale}{suffix}"
+        if len(os.fsencode(target.name)) > 255:
+            raise UsageError(
+                f"{source} would become {target}, and no name has more than 255 bytes: "
+                "give it a shorter one"
+            )
         for other, taken in targets.items():
             if taken == target:
                 raise UsageError(

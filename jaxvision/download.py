@@ -91,7 +91,7 @@ def mirrored(url: str, *, name: str, mirror: str | None) -> str:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex digits."""
-    with path.open("rb") as file:
+    with open(path, "rb", opener=files.regular_file) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and are files when they are read."""
 
+import errno
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,8 +26,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Cut, because a name may be as long as names can be, and this one is longer.
+    suffix = path.suffix if len(path.suffix) <= 32 else ""
     handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix
+        dir=path.parent, prefix=f".{path.stem[:32]}.", suffix=suffix
     )
     os.close(handle)
     temporary = Path(name)
@@ -97,3 +101,32 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Writes `data`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def regular_file(path: str, flags: int) -> int:
+    """`open(path, opener=regular_file)` opens nothing but files.
+
+    A named pipe would wait for a writer, for ever.
+
+    Raises:
+      OSError: there is none, or what is there is a folder, a pipe, a device.
+    """
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return handle
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def read_text(path: str | Path) -> str:
+    """The UTF-8 text of a regular file.
+
+    Raises:
+      OSError: there is none.
+      UnicodeDecodeError: it is no such text.
+    """
+    with open(path, encoding="utf-8", opener=regular_file) as file:
+        return file.read()

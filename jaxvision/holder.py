@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from jaxvision.files import write_text
+from jaxvision.files import read_text, write_text
 
 
 def sign(path: Path) -> None:
@@ -19,7 +19,7 @@ def sign(path: Path) -> None:
 def holder(path: Path) -> str:
     """Who signed `path`, in words."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
         return f"process {found['pid']} on {found['host']}, since {found['since']}"
     except (OSError, ValueError, TypeError, KeyError):
         return "another process"

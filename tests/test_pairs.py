@@ -125,11 +125,11 @@ def test_folder_splits_are_its_own_train_and_test(tmp_path):
     found = open_photos(str(tmp_path), crop_size=32)
     assert found.name == tmp_path.name and found.count == 4
     assert found.images.shape == (4, 40, 60, 3)
-    assert found.sizes.tolist() == [[40, 51]] * 3 + [[33, 60]]
-    np.testing.assert_array_equal(found.images[0, :40, :51], noise(40, 51, 0))
-    assert not found.images[0, :, 51:].any()
+    assert found.sizes.tolist() == [[33, 60]] + [[40, 51]] * 3
+    np.testing.assert_array_equal(found.images[1, :40, :51], noise(40, 51, 0))
+    assert not found.images[1, :, 51:].any()
     upright = noise(60, 33, 7).swapaxes(0, 1)
-    np.testing.assert_array_equal(found.images[3, :33], upright)
+    np.testing.assert_array_equal(found.images[0, :33], upright)
     (photo,) = found.val
     assert photo.name.endswith("odd.png") and not photo.is_gray
     np.testing.assert_array_equal(photo.image, noise(33, 47)[:32, :46])

@@ -11,6 +11,7 @@ from converters.torch_file.calls import StorageType
 from converters.torch_file.dtypes import swapped
 from converters.torch_file.errors import CURE, Damage, Refusal, TorchFileError, quoted
 from converters.torch_file.names import Names
+from jaxvision.files import regular_file
 
 _ALIGNMENT = 16  # of the largest type, complex128
 _SPARE = 1 << 26
@@ -36,7 +37,7 @@ def read_torch(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=regular_file) as file:
             if not file.seek(0, 2):
                 raise TorchFileError(f"{path} is empty: get it again")
             data = mmap(file.fileno(), 0, access=ACCESS_COPY)

@@ -72,12 +72,15 @@ class Console:
 
     def __init__(self):
         output = cast(IO[str], _Output())
-        self._terminal = Terminal(file=output, highlight=False, soft_wrap=True)
+        # What is said is text: names have brackets and colons, and mean no markup.
+        self._terminal = Terminal(
+            file=output, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         self._last_line = time.monotonic()
 
     def say(self, line: str, *, style: str | None = None) -> None:
         """One line; it stands above the bar where there is one."""
-        self._terminal.print(line, style=style, markup=False)
+        self._terminal.print(line, style=style)
 
     def table(self, table: Table) -> None:
         """A table for people; a script reads the files."""
@@ -94,10 +97,10 @@ class Console:
             yield self._line_each_minute
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
         )

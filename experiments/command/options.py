@@ -19,6 +19,8 @@ from converters.checkpoint import plain_warning
 from experiments.command.console import complain
 from jaxvision import compilation, ops
 from jaxvision.checkpoint import CheckpointError
+from jaxvision.data import decode
+from jaxvision.files import read_text
 
 Config = TypeVar("Config")
 
@@ -117,6 +119,7 @@ def check_environment() -> None:
         compilation.check_device()
         compilation.use_cache()
         ops.backend()
+        decode.set_pixel_limit()
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -148,7 +151,7 @@ def read_yaml(config_class: type[Config], path: Path) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

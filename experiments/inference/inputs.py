@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.command.console import Console
 from experiments.command.options import UsageError
-from jaxvision.data.image_files import EXTENSIONS, find_tree
+from jaxvision.data import image_files
+from jaxvision.data.decode import extensions
 
 
-def find_images(given: Sequence[Path]) -> list[Path]:
-    """The files themselves, and the images below the folders, sorted; hidden ones not.
+def find_images(given: Sequence[Path], *, console: Console | None = None) -> list[Path]:
+    """The files themselves, and the images below the folders, as training has them.
+
+    Args:
+      given: files and folders.
+      console: is told what else the folders hold.
 
     Raises:
       UsageError: nothing is given, or a folder without images.
@@ -19,14 +25,19 @@ def find_images(given: Sequence[Path]) -> list[Path]:
             found.append(path)
             continue
         try:
-            inside = find_tree(path)
+            inside = image_files.find_images(path)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        if not inside:
+        others = image_files.passed_over(inside.others)
+        if not inside.images:
             raise UsageError(
-                f"{path}: no images in this folder ({' '.join(EXTENSIONS)})"
+                f"{path}: no images in this folder ({' '.join(extensions())})"
+                + "".join(f"; {line}" for line in others)
             )
-        found += inside
+        for line in others:
+            if console is not None:
+                console.say(f"WARNING: {line}", style="bold yellow")
+        found += map(Path, inside.images)
     if not found:
         raise UsageError("name the images, or folders of images")
     return found

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from jaxvision.evaluation import Evaluation
-from jaxvision.files import atomic_path
+from jaxvision.files import atomic_path, regular_file
 from jaxvision.metrics import IntVector
 from jaxvision.typing import Array, Float
 
@@ -102,4 +102,11 @@ def _open(path: str | Path, mode: str) -> IO[str]:
     A file name is bytes; those that are no UTF-8 reach Python as surrogates, and become
     the same bytes again in this way only.
     """
-    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="")
+    return open(
+        path,
+        mode,
+        encoding="utf-8",
+        errors="surrogateescape",
+        newline="",
+        opener=regular_file,
+    )

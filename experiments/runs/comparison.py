@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from experiments.command.console import Console
@@ -20,7 +19,7 @@ from experiments.pages.page import model_commands
 from experiments.pages.predictions import read_predictions
 from experiments.pages.standings import Repeat, Standing, Variant, standings
 from experiments.runs.folder import Run, read_metrics, write_rows
-from jaxvision.files import write_text
+from jaxvision.files import read_text, write_text
 
 RESULTS = "results.json"
 """Written last in a run's folder: with it, the run is complete."""
@@ -51,7 +50,7 @@ def read_results(path: Path) -> Numbers:
       ValueError: the file is missing, or holds something else.
     """
     try:
-        numbers = json.loads(path.read_text(encoding="utf-8"))
+        numbers = json.loads(read_text(path))
         if all(math.isfinite(numbers[name]) for name in NEEDED):
             return numbers
     except (OSError, ValueError, KeyError, TypeError):
@@ -212,7 +211,7 @@ def _table(rows: Sequence[Standing]) -> Table:
         low, high = (min(max(bound, 0.0), 1.0) for bound in row.interval)
         gflop = row.variant.gflop
         table.add_row(
-            escape(row.variant.name),
+            row.variant.name,
             percent(row.accuracy, row),
             f"{percent(low, row).removesuffix(' %')} – {percent(high, row)}",
             f"{row.macro_f1:.3f}",

@@ -12,17 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import yaml
 
+from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from jaxvision import checkpoint, compilation, ops
 from jaxvision.array_folder import reason
-from jaxvision.files import write_text
+from jaxvision.files import read_text, regular_file, write_text
 
 CONFIG = "config.yaml"
+SKIPPED = "skipped.txt"
+SHOWN = 5
+"""How many of the photographs that were left out a line names."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
 
 
@@ -83,7 +87,7 @@ def open_run(path: Path) -> Run:
     """
     check_name(path, option="--resume")
     try:
-        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
+        config = yaml.safe_load(read_text(path / CONFIG))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"{path / CONFIG} is missing or damaged") from error
     if not isinstance(config, dict):
@@ -181,15 +185,52 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     Raises:
       ValueError: a cell holds no number.
     """
-    with path.open(encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", newline="", opener=regular_file) as file:
         return [
             {key: float(value or "nan") for key, value in row.items()}
             for row in csv.DictReader(file)
         ]
 
 
-def skipped_notes(skipped: Sequence[str], what: str) -> list[str]:
-    """A warning that some of the data, `what` in words, was left out; or none."""
-    if not skipped:
-        return []
-    return [f"{len(skipped)} {what} were left out: {'; '.join(skipped[:5])}"]
+class Data(Protocol):
+    """What there is to say of any data that were opened."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]: ...
+
+    @property
+    def taken(self) -> str: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def data_notes(data: Data) -> list[str]:
+    """What was left out of the data, passed over or guessed; none where all is well."""
+    notes = list(data.warnings)
+    if data.skipped:
+        shown, more = data.skipped[:SHOWN], len(data.skipped[SHOWN:])
+        count = len(data.skipped)
+        notes.append(
+            f"{count} photo{'s were' if count > 1 else ' was'} left out: "
+            f"{'; '.join(shown)}{f'; and {more} more' if more else ''}"
+        )
+    return notes
+
+
+def say_data(data: Data, console: Console) -> None:
+    """Says what was taken as what, and what was not, before anything is made of it."""
+    if data.taken:
+        console.say(data.taken)
+    for note in data_notes(data):
+        console.say(f"WARNING: {note}", style="bold yellow")
+
+
+def write_skipped(folder: Path, data: Data, console: Console) -> None:
+    """Names in `folder/skipped.txt` all that was left out, if anything was."""
+    if data.skipped:
+        write_text(folder / SKIPPED, "".join(f"{line}\n" for line in data.skipped))
+        if len(data.skipped) > SHOWN:
+            console.say(f"all that were left out: {folder / SKIPPED}")
+    else:
+        (folder / SKIPPED).unlink(missing_ok=True)

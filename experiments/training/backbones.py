@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from converters import download, weights
-from converters.bundle import architecture
+from converters.bundle import architecture, read_labels
 from converters.from_torch import ConversionError, convert, without_optional
 from converters.to_torch import torch_call
 from experiments.command.console import Console
@@ -36,6 +36,8 @@ class Weights(NamedTuple):
     """What they are, in words."""
     is_imagenet: bool = False
     """Whether the last layer is ImageNet's own, which no other data set can use."""
+    classes: tuple[str, ...] | None = None
+    """Those of the last layer, where the file names them."""
 
 
 def common_weights(
@@ -75,7 +77,8 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
             _check_twin(name, path, console=console)
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
-        return Weights(arrays, Preprocessing(), Path(which).name)
+        classes = _classes(Path(which).expanduser())
+        return Weights(arrays, Preprocessing(), Path(which).name, classes=classes)
     row = _find(name, which)
     try:
         title = f"fetching {row.file}"
@@ -136,6 +139,16 @@ def resumed_weights(
         )
 
 
+def _classes(file: Path) -> tuple[str, ...] | None:
+    """The classes that the `model.safetensors` of a run names; None in other files."""
+    if file.suffix.lower() != ".safetensors":
+        return None
+    try:
+        return read_labels(file)[1]
+    except ValueError:
+        return None
+
+
 def _lack(row: weights.Row) -> str:
     """What is missing to have the weights of `row` here; nothing, an empty text."""
     if download.is_cached(row):
@@ -146,12 +159,19 @@ def _lack(row: weights.Row) -> str:
 
 
 def build(
-    name: str, chosen: Weights, *, num_classes: int, size: int, seed: int
+    name: str,
+    chosen: Weights,
+    *,
+    num_classes: int,
+    size: int,
+    seed: int,
+    classes: Sequence[str] | None = None,
 ) -> Start:
     """The model for `num_classes` with the weights that were chosen.
 
-    Its last layer is that of the weights where it fits the number of classes and is not
-    ImageNet's own, else a new one, drawn as `torch.nn.Linear` draws it.
+    Its last layer is that of the weights where it fits the number of classes, is not
+    ImageNet's own and, as far as both are known, is of the same classes; else a new
+    one, drawn as `torch.nn.Linear` draws it.
 
     Args:
       name: a row of the models.
@@ -159,6 +179,7 @@ def build(
       num_classes: width of the last layer.
       size: side of the crops that it is to take; the share of the photo is theirs.
       seed: of what is random.
+      classes: their names, if they are known.
 
     Raises:
       UsageError: the tensors do not fit the backbone.
@@ -172,7 +193,9 @@ def build(
     arrays = dict(chosen.arrays)
     model = models.abstract(name, num_classes=num_classes)
     theirs = None if chosen.is_imagenet else arrays.get(f"{head}bias")
-    if theirs is not None and theirs.shape == (num_classes,):
+    known = None not in (chosen.classes, classes)
+    others = known and tuple(classes or ()) != chosen.classes
+    if theirs is not None and theirs.shape == (num_classes,) and not others:
         source += ", with its last layer"
     else:
         models.new_head(name, model, rngs=rngs)
@@ -181,6 +204,10 @@ def build(
         arrays[f"{head}weight"] = np.asarray(filled[*path, "kernel"][...]).T
         arrays[f"{head}bias"] = np.asarray(filled[*path, "bias"][...])
         source += ", with a new last layer"
+        if others:
+            gone = [n for n in chosen.classes or () if n not in (classes or ())]
+            how = f"others, such as {gone[0]!r}" if gone else "in another order"
+            source += f" (the classes of its own are {how})"
     fitting = without_optional(model, arrays)
     extra = sorted({key.split(".")[0] for key in arrays.keys() - fitting.keys()})
     if extra and not chosen.is_imagenet:

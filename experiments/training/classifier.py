@@ -19,7 +19,7 @@ from experiments.command.options import UsageError
 from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
-from experiments.runs.folder import Run, skipped_notes
+from experiments.runs.folder import Run, data_notes, say_data, write_skipped
 from experiments.training.data import fetch_data
 from experiments.training.last_layer import (
     frozen_prefixes,
@@ -220,6 +220,8 @@ def open_data(
 ) -> Dataset:
     """The data set `spec`, with progress; its split does not hang on the seed.
 
+    What was taken as what, and left out, is said.
+
     Args:
       spec: as for `open_dataset`.
       preprocessing: what the model expects of its images.
@@ -234,7 +236,7 @@ def open_data(
     fetch_data(spec, console=console, where=where)
     try:
         with console.counting("reading photos") as progress:
-            return open_dataset(
+            dataset = open_dataset(
                 spec,
                 train_size=train_size,
                 eval_resize=preprocessing.resize,
@@ -243,6 +245,8 @@ def open_data(
             )
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
+    say_data(dataset, console)
+    return dataset
 
 
 def run(
@@ -271,6 +275,7 @@ def run(
       it; None where `stop` ended the training.
     """
     plan = classifier.training.plan
+    write_skipped(into.path, dataset, console)
     state = classifier.training.start(start.model)
     history = fit(state, plan, into.path, console=console, stop=stop)
     if not plan.is_done(history):
@@ -282,7 +287,7 @@ def run(
     # As in the table, from which the report can be built anew.
     probabilities = softmax(logits).astype(np.float32)
     evaluation = Evaluation(val.paths, val.labels, probabilities, classes)
-    notes = [*about.notes, *skipped_notes(dataset.skipped, "unreadable files")]
+    notes = [*about.notes, *data_notes(dataset)]
     said = history[plan.best(history) - 1]["val_accuracy"]
     if abs(said - evaluation.accuracy) > 1e-6:
         notes.append(

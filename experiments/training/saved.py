@@ -14,6 +14,7 @@ from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.plan import FREE, Place, Plan
 from jaxvision import checkpoint
+from jaxvision.files import regular_file
 from jaxvision.train import evaluated
 
 try:
@@ -194,7 +195,7 @@ def _abstract(at: Place) -> Any:
 def _digest(file: Path) -> str | None:
     """The sha256 of a file; None where there is none."""
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=regular_file) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         return None

@@ -118,7 +118,7 @@ def read_members(
     """
     left = set(wanted)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=files.regular_file) as file:
             for member, data in _walk(file, wanted, largest, most):
                 if member not in left:
                     raise _Refused(f"holds {member} twice")

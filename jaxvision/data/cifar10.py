@@ -11,6 +11,7 @@ import numpy as np
 from jaxvision.data.archive import Archive, Tell, data_folder, read_members
 from jaxvision.data.npz import CIFAR10_CLASSES
 from jaxvision.data.photo import ArrayPhotos, Source
+from jaxvision.files import regular_file
 
 NAME = "cifar10"
 ARCHIVE = Archive(
@@ -103,7 +104,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
         if not os.path.isfile(path):
             _lacks(folder, name)
         try:
-            with path.open("rb") as file:
+            with open(path, "rb", opener=regular_file) as file:
                 yield str(path), file.read(BATCH + 1)
         except OSError as error:
             raise ValueError(f"cannot read {path}: {error.strerror}") from error

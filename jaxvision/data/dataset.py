@@ -1,5 +1,6 @@
 """A classification data set: two splits of uint8 squares, of any source."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxvision.data.photo import ArrayPhotos, Photo, Source
-from jaxvision.data.reader import Progress, make_tick
+from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
 from jaxvision.data.split import set_aside
 from jaxvision.data.squares import read_crops, read_squares
@@ -42,6 +43,8 @@ class Dataset:
       train: squares from which training crops are taken (`preprocess.square_image`).
       val: what evaluation sees (`preprocess.eval_image`).
       skipped: one `path: reason` for each file that could not be read.
+      taken: in words, which folders were taken as the splits, where that needs saying.
+      warnings: what was passed over or guessed, a line each.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Dataset:
     train: Split
     val: Split
     skipped: tuple[str, ...] = ()
+    taken: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class _Read(NamedTuple):
@@ -96,14 +101,19 @@ def open_dataset(
       DownloadError: what is to be fetched cannot be had.
     """
     source = find_source(spec, labelled=True)
+    if twice := [n for n, count in Counter(source.classes).items() if count > 1]:
+        raise ValueError(
+            f"data {spec!r} has two classes called {twice[0]!r}: rename one of them"
+        )
     sizes = _Sizes(train_size, eval_resize, eval_crop)
-    read = partial(_read, sizes=sizes, progress=progress)
+    guesses: Guesses = {}
+    read = partial(_read, sizes=sizes, progress=progress, guesses=guesses)
     check = partial(_check_readable, source, spec=spec)
     if source.val:
         train, val = read(source.train, source.val)
         check(train.split.labels, train.bad, side=0)
         check(val.split.labels, val.bad, side=1)
-        return _dataset(source, train, val)
+        return _dataset(source, train, val, guesses)
     train, val = read(*set_aside(source, seed=seed))
     if _absent(train.split.labels, source) or _absent(val.split.labels, source):
         # A small class lost one side to damaged files: divide the sound ones anew.
@@ -113,7 +123,7 @@ def open_dataset(
         without = {photo.key for photo, _ in bad}
         train, val = read(*set_aside(source, seed=seed, without=without))
         train = train._replace(bad=bad + train.bad)
-    return _dataset(source, train, val)
+    return _dataset(source, train, val, guesses)
 
 
 def _read(
@@ -122,6 +132,7 @@ def _read(
     *,
     sizes: _Sizes,
     progress: Progress | None,
+    guesses: Guesses,
 ) -> list[_Read]:
     """Both splits; arrays of the very size are not sent through the threads."""
     train_size, resize, crop = sizes
@@ -137,7 +148,9 @@ def _read(
     tick = make_tick(progress, total=total)
     splits = []
     for photos, array, decode in jobs:
-        images, bad = decode(photos, tick=tick) if array is None else (array, {})
+        images, bad = array, {}
+        if images is None:
+            images, bad = decode(photos, tick=tick, guesses=guesses)
         kept = [photo for index, photo in enumerate(photos) if index not in bad]
         labels = np.array([photo.label() for photo in kept], np.int32)
         split = Split(images, labels, tuple(photo.name for photo in kept))
@@ -180,11 +193,13 @@ def _line(photo: Photo, reason: str) -> str:
     return f"{photo.name}: {reason}"
 
 
-def _dataset(source: Source, train: _Read, val: _Read) -> Dataset:
+def _dataset(source: Source, train: _Read, val: _Read, guesses: Guesses) -> Dataset:
     return Dataset(
         name=source.name,
         classes=source.classes,
         train=train.split,
         val=val.split,
         skipped=tuple(_line(*one) for one in (*train.bad, *val.bad)),
+        taken=source.taken,
+        warnings=(*source.warnings, *guessed(guesses)),
     )

@@ -23,6 +23,7 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
+from jaxvision.data.decode import open_image
 from jaxvision.data.photo import Photo, Source
 
 
@@ -80,8 +81,8 @@ def demo_photos() -> dict[str, np.ndarray]:
         ) from None
     photos = {}
     for name, photo in PHOTOS.items():
-        with resources.as_file(folder / photo.file) as path, Image.open(path) as image:
-            photos[name] = np.array(image.convert("RGB"))
+        with resources.as_file(folder / photo.file) as path:
+            photos[name] = np.array(open_image(path))
     return photos
 
 

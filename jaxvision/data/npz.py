@@ -1,16 +1,21 @@
 """A .npz file with Keras's keys, as `keras.datasets` and many exercises keep images."""
 
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxvision.data.photo import ArrayPhotos, Source
+from jaxvision.files import regular_file
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
+_ARRAY = b"\x93NUMPY"
+"""How a .npy file begins."""
+_BLOCK = 1 << 20
 CIFAR10_CLASSES = tuple(
     "airplane automobile bird cat deer dog frog horse ship truck".split()
 )
@@ -67,41 +72,98 @@ def _classes(path: Path, y_train: np.ndarray, y_test: np.ndarray) -> tuple[str, 
 
 
 def _load(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    write = f"write it with numpy.savez, keys {_words(keys)}"
     try:
-        file = np.load(path, allow_pickle=False)
+        with open(path, "rb", opener=regular_file) as file:
+            if file.read(len(_ARRAY)) == _ARRAY:
+                raise ValueError(f"{path} holds a single array: {write}")
+            file.seek(0)
+            try:
+                archive = zipfile.ZipFile(file)
+            except Exception as error:  # zipfile raises nearly anything of damage
+                raise ValueError(
+                    f"cannot read {path}: no .npz file, or a damaged one; {write}"
+                ) from error
+            members = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [key for key in keys if key not in members]
+            if missing:
+                raise ValueError(
+                    f"{path} lacks {_words(missing)} (it has {_words(members)}): "
+                    f"{write}"
+                )
+            return {key: _array(path, key, archive) for key in keys}
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        why = getattr(error, "strerror", None) or "no .npz file, or a damaged one"
-        raise ValueError(
-            f"cannot read {path}: {why}; write it with numpy.savez, keys {_words(keys)}"
-        ) from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError(
-            f"{path} holds a single array: write it with numpy.savez, "
-            f"keys {_words(keys)}"
-        )
-    with file:
-        missing = [key for key in keys if key not in file.files]
-        if missing:
-            raise ValueError(
-                f"{path} lacks {_words(missing)} (it has {_words(file.files)}): "
-                f"write it with numpy.savez, keys {_words(keys)}"
-            )
-        return {key: _array(path, key, file) for key in keys}
+    except OSError as error:
+        why = error.strerror or "it is damaged"
+        raise ValueError(f"cannot read {path}: {why}; {write}") from error
 
 
-def _array(path: Path, key: str, file: np.lib.npyio.NpzFile) -> np.ndarray:
+def _array(path: Path, key: str, archive: zipfile.ZipFile) -> np.ndarray:
+    """One array, whose size is looked at before there is memory for it."""
     try:
-        return file[key]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        text = " ".join(str(error).split())
-        pickled = "allow_pickle" in text
-        why = "an array of Python objects" if pickled else f"damaged ({text})"
+        names = archive.namelist()
+        member = archive.getinfo(key if key in names else f"{key}.npy")
+        if member.flag_bits & 1:
+            raise _Refused("encrypted: save it without a password")
+        with archive.open(member) as file:
+            stream: Any = file
+            shape, fortran, dtype = _header(stream)
+            if dtype.hasobject:
+                raise _Refused(
+                    "an array of Python objects: save it again as an array of uint8 "
+                    "images or integer labels"
+                )
+            size = math.prod(shape) * dtype.itemsize
+            if size != member.file_size - stream.tell():
+                raise _Refused(
+                    f"damaged (it says {shape} of {dtype}, {size} bytes, and has "
+                    f"{member.file_size - stream.tell()}): save it again"
+                )
+            data = np.empty(size, np.uint8)
+            found = sum(
+                stream.readinto(data[start : start + _BLOCK].data)
+                for start in range(0, size, _BLOCK)
+            )
+            # At the end the checksum is looked at.
+            if found != size or stream.read(1):
+                raise _Refused(f"damaged (it ends after {found} bytes): save it again")
+        return data.view(dtype).reshape(shape, order="F" if fortran else "C")
+    except _Refused as error:
+        raise ValueError(f"{path}: {key} is {error}") from None
+    except MemoryError:
+        raise ValueError(f"{path}: {key} does not fit into the memory") from None
+    except NotImplementedError as error:  # of zipfile
         raise ValueError(
-            f"{path}: {key} is {why}: save it again as an array of uint8 images or "
-            "integer labels"
+            f"{path}: {key} cannot be read ({error}): write it with numpy.savez"
         ) from error
+    except Exception as error:  # of zipfile, zlib and numpy, which raise nearly any
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{path}: {key} is damaged ({text[:200]}): save it again as an array of "
+            "uint8 images or integer labels"
+        ) from error
+
+
+class _Refused(Exception):
+    """What is wrong with an array, in words that follow its name."""
+
+
+def _header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The shape, the order and the type that a .npy member begins with."""
+    if stream.read(len(_ARRAY)) != _ARRAY:
+        raise _Refused("no .npy member: write the file with numpy.savez")
+    version = tuple(stream.read(2))
+    if version == (1, 0):
+        header = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        header = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise _Refused("of another version of .npy: save it again")
+    shape, fortran, dtype = header
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise _Refused(f"damaged (it says the shape {shape}): save it again")
+    return shape, bool(fortran), dtype
 
 
 def _images(path: Path, key: str, x: np.ndarray) -> np.ndarray:

@@ -85,6 +85,9 @@ class Source:
       class_roots: the folders, of `train` and of `val`, in which each class has a
         folder of its own; None where classes are no folders.
       undivided: gives all photographs whole; None where those of both splits are.
+      taken: in words, which folders were taken as the splits; empty where that goes
+        without saying.
+      warnings: what was passed over, or is not as one would expect, a line each.
     """
 
     name: str
@@ -94,6 +97,8 @@ class Source:
     classes: tuple[str, ...] = ()
     class_roots: tuple[Path, Path] | None = None
     undivided: Callable[[], Sequence[Photo]] | None = None
+    taken: str = ""
+    warnings: Sequence[str] = ()
 
     def whole(self) -> Sequence[Photo]:
         """All photographs, of either split, none of them cut."""

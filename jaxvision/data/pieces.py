@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from jaxvision.data.decode import UnreadableImageError
-from jaxvision.data.image_files import EXTENSIONS
+from jaxvision.data.decode import UnreadableImageError, extensions
 from jaxvision.data.photo import Photo, Source
-from jaxvision.data.reader import Progress, Tick, make_tick, read
+from jaxvision.data.reader import Guesses, Progress, Tick, guessed, make_tick, read
 from jaxvision.data.sources import describe_kinds, find_kind, find_source
 from jaxvision.data.split import choose, set_aside
 
@@ -57,6 +57,8 @@ class Pieces:
       count: how many photographs the pieces are from.
       val: the photographs to judge by.
       skipped: one `path: reason` for each photograph that was left out.
+      taken: in words, which folders were taken as the splits, where that needs saying.
+      warnings: what was passed over or guessed, a line each.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Pieces:
     count: int
     val: tuple[Whole, ...]
     skipped: tuple[str, ...] = ()
+    taken: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def open_photos(
@@ -79,10 +83,10 @@ def open_photos(
 
     Args:
       specs: each as `open_dataset` has it, but without classes: of a folder any images
-        below it. Its `train` and the first of `val`, `valid`, `validation` and `test`
-        are the two splits where both are there; where a source has one, a fifth of its
-        photographs is set aside, and trained on where it is not judged by. Of several
-        sources the photographs are put together, each as often as any other.
+        below it. Its `train` and `val`, or `test` where there is no `val`, are the two
+        splits (`split_names`); where a source has one, a fifth of its photographs is
+        set aside, and trained on where it is not judged by. Of several sources the
+        photographs are put together, each as often as any other.
       crop_size: side of the training crops in pixels; photographs that do not hold one
         are left out.
       scale: what divides the height and width of those to judge by; what is over is cut
@@ -101,18 +105,18 @@ def open_photos(
     train, val = _split(sources, val_count, seed=seed)
     where = ", ".join(specs)
     tick = make_tick(progress, total=len(train) + len(val))
+    guesses: Guesses = {}
+    read_all = partial(_read, tick=tick, guesses=guesses)
 
-    pieces, skipped = _read(
+    pieces, skipped = read_all(
         train,
         lambda _, image: _pieces(image, crop_size),
-        tick=tick,
         purpose=f"to train on in {where}",
         cure=f"give photos of {crop_size} pixels or a smaller crop",
     )
-    judged, val_skipped = _read(
+    judged, val_skipped = read_all(
         val,
         lambda index, image: _whole(val[index], _middle(image), scale),
-        tick=tick,
         purpose=f"to judge by in {where}",
         cure="give others",
     )
@@ -126,6 +130,11 @@ def open_photos(
         count=count,
         val=tuple(judged),
         skipped=(*skipped, *val_skipped),
+        taken="; ".join(source.taken for source in sources if source.taken),
+        warnings=(
+            *(line for source in sources for line in source.warnings),
+            *guessed(guesses),
+        ),
     )
 
 
@@ -144,7 +153,7 @@ def open_benchmark(spec: str, *, scale: int = 2) -> list[Whole]:
         )
     photos = find_source(spec, labelled=False).whole()
     if not photos:
-        raise ValueError(f"no images in {spec} ({' '.join(EXTENSIONS)})")
+        raise ValueError(f"no images in {spec} ({' '.join(extensions())})")
     whole, bad = read(
         photos, lambda i, image: _whole(photos[i], np.asarray(image), scale)
     )
@@ -195,11 +204,12 @@ def _read(
     use: Callable[[int, Image.Image], Result],
     *,
     tick: Tick,
+    guesses: Guesses,
     purpose: str,
     cure: str,
 ) -> tuple[list[Result], list[str]]:
     """What `use` makes of the photographs, and a line for each that is left out."""
-    good, bad = read(photos, use, tick=tick)
+    good, bad = read(photos, use, tick=tick, guesses=guesses)
     skipped = [f"{photos[index].name}: {why}" for index, why in bad.items()]
     if not good:
         first = f" ({skipped[0]})" if skipped else ""

@@ -2,19 +2,22 @@
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from PIL import Image
 
-from jaxvision.data.decode import UnreadableImageError
+from jaxvision.data.decode import TAKEN_AS, UnreadableImageError, formats
 from jaxvision.data.photo import Photo
 
 Progress = Callable[[int, int], None]
 """Called with the photographs done and the photographs in all, in the main thread."""
 Tick = Callable[[], None]
 """Called after each photograph, in the main thread."""
+Guesses = dict[str, str]
+"""Photographs, by name, whose pixels were taken as something that no file says."""
 Result = TypeVar("Result")
 
 
@@ -23,6 +26,7 @@ def read(
     use: Callable[[int, Image.Image], Result],
     *,
     tick: Tick | None = None,
+    guesses: Guesses | None = None,
 ) -> tuple[dict[int, Result], dict[int, str]]:
     """What `use` makes of each photograph, and why it could not, by index.
 
@@ -31,16 +35,20 @@ def read(
       use: gets a photograph's index and its upright RGB image, in its thread; may
         raise UnreadableImageError as `Photo.open` may.
       tick: called after each photograph.
+      guesses: takes those of the photographs.
     """
 
     def work(index: int) -> Result | UnreadableImageError:
         try:
-            return use(index, photos[index].open())
+            image = photos[index].open()
+            if guesses is not None and TAKEN_AS in image.info:
+                guesses[photos[index].name] = image.info[TAKEN_AS]
+            return use(index, image)
         except UnreadableImageError as error:
             return error
 
     good, bad = {}, {}
-    Image.init()  # here, so that no two threads load Pillow's plugins at once
+    formats()  # here, so that no two threads load Pillow's plugins at once
     with warnings.catch_warnings(), ThreadPoolExecutor(_workers()) as pool:
         # Pillow warns of odd metadata and large images; what fails is in `bad`.
         warnings.simplefilter("ignore")
@@ -66,6 +74,19 @@ def make_tick(progress: Progress | None, *, total: int) -> Tick:
             progress(done, total)
 
     return tick
+
+
+def guessed(guesses: Guesses) -> list[str]:
+    """One line that says what was guessed, of how many photographs; or none."""
+    if not guesses:
+        return []
+    words = ", ".join(
+        f"{count} as of {what}" for what, count in Counter(guesses.values()).items()
+    )
+    return [
+        f"{len(guesses)} photos do not say how many bits their pixels have, and were "
+        f"taken by their largest value: {words}; such as {min(guesses)}"
+    ]
 
 
 def _workers() -> int:

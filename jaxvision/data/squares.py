@@ -8,11 +8,15 @@ from PIL import Image
 from jaxvision import preprocess
 from jaxvision.data.decode import UnreadableImageError
 from jaxvision.data.photo import Photo
-from jaxvision.data.reader import Tick, read
+from jaxvision.data.reader import Guesses, Tick, read
 
 
 def read_squares(
-    photos: Sequence[Photo], *, size: int, tick: Tick | None = None
+    photos: Sequence[Photo],
+    *,
+    size: int,
+    tick: Tick | None = None,
+    guesses: Guesses | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Training squares of `size` pixels (`preprocess.square_image`).
 
@@ -23,6 +27,7 @@ def read_squares(
       photos: decoded in threads.
       size: of the squares.
       tick: called after each photograph, in the main thread.
+      guesses: takes those of the photographs.
 
     Returns:
       The images, uint8 `(n, size, size, 3)`, without the unreadable; and the unreadable
@@ -32,11 +37,16 @@ def read_squares(
     def square(image: Image.Image) -> np.ndarray:
         return preprocess.square_image(_resizable(image, size), size=size)
 
-    return _fill(photos, square, side=size, tick=tick)
+    return _fill(photos, square, side=size, tick=tick, guesses=guesses)
 
 
 def read_crops(
-    photos: Sequence[Photo], *, resize: int, crop: int, tick: Tick | None = None
+    photos: Sequence[Photo],
+    *,
+    resize: int,
+    crop: int,
+    tick: Tick | None = None,
+    guesses: Guesses | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Evaluation crops (`preprocess.eval_image`); in all else as `read_squares`.
 
@@ -45,13 +55,14 @@ def read_crops(
       resize: the short side in pixels.
       crop: side of the square in its middle.
       tick: called after each photograph, in the main thread.
+      guesses: takes those of the photographs.
     """
 
     def middle(image: Image.Image) -> np.ndarray:
         image = _resizable(image, resize)
         return preprocess.eval_image(image, resize=resize, crop=crop)
 
-    return _fill(photos, middle, side=crop, tick=tick)
+    return _fill(photos, middle, side=crop, tick=tick, guesses=guesses)
 
 
 def _fill(
@@ -60,13 +71,14 @@ def _fill(
     *,
     side: int,
     tick: Tick | None,
+    guesses: Guesses | None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     images = np.empty((len(photos), side, side, 3), np.uint8)
 
     def use(index: int, image: Image.Image) -> None:
         images[index] = convert(image)
 
-    good, bad = read(photos, use, tick=tick)
+    good, bad = read(photos, use, tick=tick, guesses=guesses)
     if bad:  # closed up in place: a copy would double the memory
         for to, index in enumerate(good):
             images[to] = images[index]

@@ -28,7 +28,7 @@ def open_tfds(spec: str, *, labelled: bool) -> Source:
 
     Args:
       spec: `tfds:NAME` or `tfds:NAME/CONFIG`, either with `:VERSION`.
-      labelled: whether its classes are asked for; it has to have them.
+      labelled: whether its classes are asked for; it has to have them then.
 
     Raises:
       ValueError: a package is missing; there is no such set; it has no feature `image`,
@@ -37,11 +37,12 @@ def open_tfds(spec: str, *, labelled: bool) -> Source:
     """
     what = f"data {spec!r}"
     builder = find_builder(spec.removeprefix("tfds:"), what=what)
-    _check_features(builder, what=what)
+    kinds = {"image": "Image"} | ({"label": "ClassLabel"} if labelled else {})
+    _check_features(builder, kinds, what=what)
     prepare(builder, what=what)
     config = builder.builder_config
     title = f"{builder.name}/{config.name}" if config else builder.name
-    classes = tuple(builder.info.features["label"].names)
+    classes = tuple(builder.info.features["label"].names) if labelled else ()
     if labelled and len(classes) < 2:
         raise ValueError(f"{what} has one class only, and training needs two")
     train, val = _open_splits(builder, title, len(classes), what=what)
@@ -50,12 +51,15 @@ def open_tfds(spec: str, *, labelled: bool) -> Source:
         place=f"{title}/train",
         train=train,
         val=val,
-        classes=classes if labelled else (),
+        classes=classes,
     )
 
 
 class _Records(Sequence[Photo]):
-    """The photographs of one split: records with `image`, a file, and `label`."""
+    """The photographs of one split: records with `image`, a file, and `label`.
+
+    Of no classes, the labels are not looked at.
+    """
 
     def __init__(self, name: str, source: Sequence[Any], classes: int, folder: str):
         self._name = name
@@ -89,7 +93,9 @@ class _Records(Sequence[Photo]):
     def _open(self, index: int) -> Image.Image:
         return open_image(io.BytesIO(self._read(index)))
 
-    def _label(self, index: int) -> int:
+    def _label(self, index: int) -> int | None:
+        if not self._classes:
+            return None
         if self._labels[index] < 0:
             self._read(index)
         return int(self._labels[index])
@@ -97,6 +103,8 @@ class _Records(Sequence[Photo]):
     def _read(self, index: int) -> bytes:
         """The encoded image; its label is noted."""
         record = self.record(index)
+        if not self._classes:
+            return record["image"]
         label = int(record["label"])
         if not 0 <= label < self._classes:
             raise ValueError(
@@ -107,16 +115,17 @@ class _Records(Sequence[Photo]):
         return record["image"]
 
 
-def _check_features(builder: Any, *, what: str) -> None:
-    """Raises ValueError unless the set is one of images with one label each."""
+def _check_features(builder: Any, needed: dict[str, str], *, what: str) -> None:
+    """Raises ValueError unless the set has these features, with uint8 images."""
     kinds = importlib.import_module("tensorflow_datasets").features
     features = builder.info.features
     names = list(features) if isinstance(features, kinds.FeaturesDict) else []
-    for name, kind in {"image": kinds.Image, "label": kinds.ClassLabel}.items():
-        if name not in names or not isinstance(features[name], kind):
+    for name, kind in needed.items():
+        if name not in names or not isinstance(features[name], getattr(kinds, kind)):
+            is_of = "image classification set" if "label" in needed else "set of images"
             raise ValueError(
-                f"{what} is no image classification set: it has {', '.join(names)}, "
-                f"but no {kind.__name__} called {name}"
+                f"{what} is no {is_of}: it has {', '.join(names)}, but no "
+                f"{kind} called {name}"
             )
     dtype = np.dtype(features["image"].np_dtype)
     if dtype != np.uint8:
@@ -155,6 +164,6 @@ def _open_splits(
         if counts.get(name):
             val = photos(name)
             # The labels of some test splits are secret, and then -1.
-            if val.record(0)["label"] >= 0:
+            if not classes or val.record(0)["label"] >= 0:
                 return train, val
     return train, ()

@@ -7,6 +7,7 @@ hand. The folders are tfds's own: `TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
 import difflib
 import importlib
 import importlib.util
+import json
 import re
 import threading
 import time
@@ -18,8 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from jaxvision.files import read_text
+
 PACKAGES = ("tensorflow_datasets", "array_record", "importlib_resources")
 INSTALL = "pip install 'jaxvision[tfds]' (in a checkout: -e '.[tfds]')"
+
+OWN = "tensorflow_datasets."
+"""How the names of all classes begin that a prepared set may name."""
 
 _NAME = re.compile(r"\w+(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
 
@@ -52,6 +58,7 @@ def find_builder(name: str, *, what: str) -> Any:
             "tfds:cifar10, tfds:NAME/CONFIG or tfds:NAME:1.0.0"
         )
     tfds = import_tfds(what)
+    _check_features_files(name, what=what)
     try:
         return tfds.builder(name)
     except tfds.core.DatasetNotFoundError:
@@ -69,6 +76,53 @@ def find_builder(name: str, *, what: str) -> Any:
         ) from error
     except Exception as error:  # ValueError, AssertionError: a config, a version
         raise ValueError(f"{what}: {one_line(error)}") from error
+
+
+def _check_features_files(name: str, *, what: str) -> None:
+    """Looks into what is prepared, before tfds imports the modules that it names.
+
+    Raises:
+      ValueError: it names a class that is not of tfds, or is no JSON.
+    """
+    core = "tensorflow_datasets.core"
+    dirs = importlib.import_module(f"{core}.utils.file_utils").list_data_dirs()
+    naming = importlib.import_module(f"{core}.naming")
+    own = naming.parse_builder_name_kwargs(name)[0].name
+    for folder in [Path(place) / own for place in dirs]:
+        for depth in ("", "*/", "*/*/"):  # of a version, and of a configuration
+            for path in sorted(folder.glob(f"{depth}features.json")):
+                try:
+                    foreign = _foreign_class(json.loads(read_text(path)))
+                except (OSError, ValueError, RecursionError) as error:
+                    raise ValueError(
+                        f"{what}: {path} is damaged ({one_line(error)}): remove "
+                        f"{path.parent}, and the set is prepared anew"
+                    ) from None
+                if foreign is not None:
+                    raise ValueError(
+                        f"{what}: {path} names the Python class {one_line(foreign)!r}, "
+                        "which is none of TensorFlow Datasets' own and is not "
+                        f"imported: remove {path.parent}, and the set is prepared anew"
+                    )
+
+
+def _foreign_class(value: Any) -> str | None:
+    """The first class in the content of a `features.json` that is not of tfds."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        with suppress(ValueError):  # JSON within JSON
+            value = json.loads(value)
+    if isinstance(value, dict):
+        keys = ["pythonClassName", "python_class_name"]
+        keys += ["type"] if "content" in value else []  # as older versions wrote it
+        for key in keys:
+            name = value.get(key, OWN)
+            if not isinstance(name, str) or not name.startswith(OWN):
+                return str(name)
+    items = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list):
+        found = (_foreign_class(item) for item in items)
+        return next((name for name in found if name is not None), None)
+    return None
 
 
 def prepare(builder: Any, *, what: str) -> None:
