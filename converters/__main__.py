@@ -1,5 +1,7 @@
 """python -m converters list | fetch NAME | verify NAME | export RUN | convert FILE."""
 
+import io
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ try:
     from rich.table import Table
     from tyro.conf import OmitArgPrefixes, Positional, subcommand
 except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
     cure = "pip install 'jaxvision[app]' (in a checkout: -e '.[app]')"
     print(f"error: {error.name} not installed: {cure}", file=sys.stderr)
     sys.exit(2)
@@ -27,8 +31,9 @@ from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
 from jaxvision import models
 from jaxvision.compilation import check_device
-from jaxvision.files import atomic_path, write_text
+from jaxvision.files import at_home, atomic_path, write_text
 from jaxvision.functional import functionalize
+from jaxvision.text import printable
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ def fetch(command: Fetch) -> None:
             which=command.weights,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    path = cache.cached_params_path(row)
+    path = printable(str(cache.cached_params_path(row)))
     digest = download.source_sha256(row)
     known = "as published" if row.sha256 else "as first seen here"
     print(f"{row.file}: converted, {path}; SHA-256 {digest}, {known}")
@@ -146,7 +151,7 @@ def export(command: Export) -> None:
     """Writes tensors with torchvision's names and layouts."""
     _check_target(command.to)
     check_device()
-    path = Path(command.source)
+    path = Path(os.path.expanduser(command.source))
     path = path / "model.safetensors" if path.is_dir() else path
     if path.is_file():
         bundle = load_bundle(path)
@@ -167,7 +172,7 @@ def export(command: Export) -> None:
 def convert(command: Convert) -> None:
     """Reads a checkpoint and writes its tensors alone."""
     _check_target(command.to)
-    _write(command.to, weights.load_state_dict(command.source))
+    _write(command.to, weights.load_state_dict(os.path.expanduser(command.source)))
 
 
 def _check_target(path: Path) -> None:
@@ -181,7 +186,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray], *, note: str = "") -> None
     else:
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, metadata={"format": "pt"})
-    print(f"{path}: {len(arrays)} tensors{note}")
+    print(f"{printable(str(path))}: {len(arrays)} tensors{note}")
 
 
 def run_verify(command: Verify) -> None:
@@ -243,7 +248,10 @@ ACTIONS = {
 
 def main(*, argv: list[str] | None = None) -> None:
     """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
-    command = tyro.cli(Command, prog="python -m converters", args=argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks an accent
+            stream.reconfigure(errors="backslashreplace")
+    command = at_home(tyro.cli(Command, prog="python -m converters", args=argv))
     warnings.formatwarning = plain_warning
     try:
         ACTIONS[type(command)](command)
@@ -254,7 +262,7 @@ def main(*, argv: list[str] | None = None) -> None:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     return code
 
 

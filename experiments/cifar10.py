@@ -107,7 +107,7 @@ class Config(ClassifierRecipe, Subject):
     optim: Optim = field(default_factory=lambda: Optim(lr=0.05, weight_decay=5e-4))
     """The optimiser and its schedule."""
     augment: Pipeline = "crop_flip"
-    repeats: int = limited(1, at_least(1))
+    repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
     """Runs of each model, with the seeds from --seed on, by one compiled program."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/cifar10/N."""
@@ -130,9 +130,8 @@ def main(config: Config) -> dict[str, float]:
       SystemExit: a signal stopped the run, which is saved.
     """
     console = Console()
-    config = replace(
-        config, model=_models(config.model), dtype=compute_type(config.dtype)
-    )
+    dtype = compute_type(config.dtype, console=console)
+    config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
     dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)

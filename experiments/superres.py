@@ -90,7 +90,7 @@ class Config(EnlargerRecipe, Subject):
     """By default 20, with the demo photos 6."""
     repeat: int | None = limited(None, at_least(1))
     """Crops of each photo an epoch; by default 32, with the demo photos 128."""
-    crop_size: int | None = limited(None, at_least(16))
+    crop_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the training crops in pixels, before they are reduced; by default 32
     times the scale."""
     benchmark: tuple[str, ...] = ()

@@ -85,7 +85,7 @@ class Subject:
     weights: str = "auto"
     """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
     with the demo photos and no network it is random, with a warning."""
-    image_size: int | None = limited(None, at_least(16))
+    image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     head_epochs: int = limited(0, at_least(0))
     """Passes before all others in which the last layer alone is trained."""
@@ -108,7 +108,7 @@ class Config(ClassifierRecipe, Subject):
         ("none",), limits.given
     )
     freeze: tuple[str, ...] = limited(("none",), limits.given)
-    repeats: int = limited(1, at_least(1))
+    repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
     """Runs of each, with the seeds from --seed on."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/transfer/N."""
@@ -122,7 +122,7 @@ class Config(ClassifierRecipe, Subject):
     """Open the data, build the model, take one step, write nothing."""
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, *, console: Console) -> Config:
     """The configuration with every default that depends on data or device spelled out.
 
     Raises:
@@ -146,7 +146,7 @@ def resolve(config: Config) -> Config:
         backbone=names,
         epochs=config.epochs or epochs,
         image_size=config.image_size or image_size,
-        dtype=compute_type(config.dtype),
+        dtype=compute_type(config.dtype, console=console),
     )
 
 
@@ -211,7 +211,9 @@ def prepare(
     recipe = ClassifierRecipe.of(config, chosen=cell.chosen)
     size = config.image_size or 224
     if folder is not None and is_begun(folder):
-        weights = resumed_weights(name, config.weights, folder, console=console)
+        weights = resumed_weights(
+            name, config.weights, folder, freeze=recipe.freeze, console=console
+        )
     else:
         weights = choose_weights(name, config.weights, console=console)
     dataset = opened(scaled(weights.preprocessing, size))
@@ -280,7 +282,7 @@ def main(config: Config) -> dict[str, float]:
       SystemExit: a signal stopped the run, which is saved.
     """
     console = Console()
-    config = resolve(config)
+    config = resolve(config, console=console)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
     # What auto came to: a resumed run must not look for it anew.

@@ -1,10 +1,12 @@
 """XLA's compiled programs kept on disk, so that the next process need not compile."""
 
+import glob
 import hashlib
 import os
 import re
 import stat
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ MARKER = "made-by-jaxvision.txt"
 MARKER_TEXT = "jaxvision keeps compiled programs here, and deletes the oldest ones.\n"
 SUFFIXES = ("-cache", "-atime")
 """How the files end that JAX writes."""
+DAMAGED = re.compile("Error reading persistent compilation cache entry for '([^']+)'")
+"""What JAX warns of."""
 ENABLED = "jax_enable_compilation_cache"
 FOLDER = "jax_compilation_cache_dir"
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
@@ -72,6 +76,7 @@ def use_cache() -> Path | None:
     if SECONDS.upper() not in os.environ:
         jax.config.update(SECONDS, SHORTEST)
     jax.config.update(FOLDER, str(folder))
+    _replace_damaged(folder)
     return folder
 
 
@@ -149,6 +154,27 @@ def _check_owner(folder: Path) -> None:
         raise NotADirectoryError(f"{folder} is no folder")
     if hasattr(os, "getuid") and found.st_uid != os.getuid():
         raise PermissionError(f"{folder} belongs to another user")
+
+
+def _replace_damaged(folder: Path) -> None:
+    """Deletes each program of JAX's `folder` that JAX says it cannot read.
+
+    JAX then compiles it, and writes nothing over a file that is there: a damaged one
+    would be read, and the program compiled, in each process from then on.
+    """
+    show = warnings.showwarning
+
+    def look(message, category, filename, lineno, file=None, line=None):
+        if found := DAMAGED.match(str(message)):
+            # The key begins with the module's name, and the warning has no more of it.
+            for path in folder.glob(f"{glob.escape(found[1])}-*"):
+                path.unlink(missing_ok=True)
+            message = (
+                f"a damaged compiled program was deleted and is made anew: {message}"
+            )
+        show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = look
 
 
 def _prune(folder: Path, *, limit: int) -> None:

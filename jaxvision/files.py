@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and are files when they are read."""
 
+import dataclasses
 import errno
 import os
 import stat
@@ -7,6 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+
+Options = TypeVar("Options")
 
 # Read once, because reading means setting, which other threads would see.
 _UMASK = os.umask(0)
@@ -130,3 +134,25 @@ def read_text(path: str | Path) -> str:
     """
     with open(path, encoding="utf-8", opener=regular_file) as file:
         return file.read()
+
+
+def at_home(options: Options) -> Options:
+    """A dataclass of options whose paths begin where people mean them to.
+
+    A shell leaves `--output=~/runs` and a file's `output: ~/runs` as they are. A name
+    such as `~draft`, which is nobody's home, stays.
+    """
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(expanded, value))
+        if isinstance(value, Path):
+            return Path(os.path.expanduser(value))
+        return value
+
+    fields: Any = options
+    found = {
+        one.name: expanded(getattr(options, one.name))
+        for one in dataclasses.fields(fields)
+    }
+    return dataclasses.replace(fields, **found)

@@ -15,10 +15,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
+
+#include <sys/mman.h>
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
@@ -37,6 +41,7 @@ enum Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 // Strides, top, bottom, left, right padding, dilation, groups: as `Geometry` in Python.
 constexpr size_t kGeometry = 9;
 constexpr size_t kCached = 1024;
+constexpr size_t kRoom = 8 << 20;
 
 using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry>;
 
@@ -228,6 +233,11 @@ class Session {
       recent_.splice(recent_.begin(), recent_, found->second);
       return recent_.front().second;
     }
+    // Some of oneDNN's implementations run code that they had no memory to write.
+    void* room = mmap(nullptr, kRoom, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED) throw std::bad_alloc();
+    munmap(room, kRoom);
     recent_.emplace_front(key, Convolution(engine_, key));
     where_[key] = recent_.begin();
     if (recent_.size() > kCached) {
@@ -314,6 +324,25 @@ auto Bind() {
 }
 
 }  // namespace
+
+// Computes once, so that OpenMP has its threads and oneDNN the code by which they wait
+// for one another: with little memory left, neither would come, and the process would
+// end there and then. Returns whether that went well.
+extern "C" int JaxvisionWarmUp() {
+  try {
+    const Key key{kForward, 8, 16, 16, 32, 3, 3, 32, 32, 8, 16, 16, 32,
+                  1, 1, 1, 1, 1, 1, 1, 1, 1};
+    std::vector<float> x(8 * 16 * 16 * 32), y(x.size()), w(3 * 3 * 32 * 32);
+    for (const Kind kind : {kForward, kInputGradient, kKernelGradient}) {
+      Key one = key;
+      one[0] = kind;
+      Session::Get().Run(one, x.data(), w.data(), y.data());
+    }
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionForward, Forward, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionInputGradient, InputGradient, Bind());

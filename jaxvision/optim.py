@@ -1,5 +1,6 @@
 """Optimisers and schedules with torch's arithmetic, and what of a model is trained."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -56,8 +57,9 @@ class Optim:
             "first_layer_lr": self.first_layer_lr > 0,
         }
         for name, holds in limits.items():
-            if not holds:
-                raise ValueError(f"optim.{name} cannot be {getattr(self, name)}")
+            value = getattr(self, name)
+            if not holds or value == math.inf:
+                raise ValueError(f"optim.{name} cannot be {value}")
 
 
 def make_schedule(

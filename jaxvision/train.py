@@ -1,7 +1,8 @@
 """Training and evaluation as pure, compiled functions of a state and arrays."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast, no_type_check
 
 import jax
@@ -11,7 +12,7 @@ import optax
 from einops import rearrange
 from jax.sharding import Mesh
 
-from jaxvision import optim, parallel
+from jaxvision import optim, parallel, precision
 from jaxvision.typing import (
     Apply,
     Array,
@@ -41,6 +42,8 @@ class TrainState:
     """State of the optimiser, for the trained leaves alone."""
     average: Tree = field(default_factory=dict)
     """`params` and `stats` averaged over the steps; empty where nothing is averaged."""
+    loss_scale: precision.LossScale | tuple[()] = ()
+    """The dynamic scale of a loss in float16; empty where the loss is not scaled."""
 
 
 TrainStep = Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
@@ -56,13 +59,23 @@ def init_state(
     *,
     frozen: tuple[str, ...] = (),
     ema: float = 0.0,
+    scaled: bool = False,
 ) -> TrainState:
-    """The state before the first step; see `make_train_step` for the options."""
+    """The state before the first step; see `make_train_step` for the options.
+
+    With `scaled`, which is for a model that computes in float16, the state holds a
+    dynamic loss scale.
+    """
     trained, _ = optim.split_frozen(params, frozen)
     # A copy, because no buffer can be donated twice.
     average = jax.tree.map(jnp.copy, _averaged(params, stats)) if ema else {}
     return TrainState(
-        jnp.zeros((), jnp.int32), params, stats, tx.init(trained), average
+        jnp.zeros((), jnp.int32),
+        params,
+        stats,
+        tx.init(trained),
+        average,
+        precision.initial_scale() if scaled else (),
     )
 
 
@@ -114,6 +127,11 @@ def make_train_step(
 
     The key is folded with `state.step`, so that one key serves a whole run.
 
+    Where the state holds a loss scale, the loss is multiplied by it and the gradients
+    are divided by it. A step whose gradients are not finite changes nothing but the
+    scale and `step`: no parameter, no statistic, no state of the optimiser, whose
+    schedule so waits. See `precision.next_scale`.
+
     Raises:
       ValueError: a batch cannot be cut into so many parts.
     """
@@ -129,6 +147,8 @@ def make_train_step(
                 params = optim.join(trained, fixed)
                 out, moved = apply(params, stats, batch["image"], key=key)
                 loss, metrics = part_loss(out, batch)
+                if state.loss_scale:
+                    loss = loss * state.loss_scale.scale
                 return loss, (moved, metrics)
 
             grads, (moved, metrics) = jax.grad(objective, has_aux=True)(trained)
@@ -141,12 +161,25 @@ def make_train_step(
             stats, (grads, metrics) = _mean_over_parts(
                 gradients, state.stats, _parts(batch, accumulate), keys
             )
+        if state.loss_scale:
+            finite, scale = precision.all_finite(grads), state.loss_scale.scale
+            grads = jax.tree.map(lambda gradient: gradient / scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         params = optim.join(cast(Tree, optax.apply_updates(trained, updates)), fixed)
         average = state.average
         if ema:
             average = _moved(average, _averaged(params, stats), ema, state.step)
-        return TrainState(state.step + 1, params, stats, opt_state, average), metrics
+        after = TrainState(state.step + 1, params, stats, opt_state, average)
+        if state.loss_scale:
+            kept = jax.tree.map(
+                partial(jnp.where, finite), after, replace(state, loss_scale=())
+            )
+            after = replace(
+                kept,
+                step=state.step + 1,
+                loss_scale=precision.next_scale(state.loss_scale, finite),
+            )
+        return after, metrics
 
     return jax.jit(step, donate_argnums=0)
 

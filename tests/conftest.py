@@ -1,6 +1,7 @@
 """What every test stands on: checked annotations, strict ranks, full precision."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 # Nor do the programs that tests start keep compiled code in the home folder.
@@ -9,6 +10,9 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from experiments import NEEDED  # noqa: E402
+from tests.double import x64  # noqa: E402
 
 # Every annotation of what is imported from here on is checked at every call, shapes and
 # dtypes included. Here and not by pytest's option, which xdist's workers never see. The
@@ -21,6 +25,69 @@ jaxtyping.install_import_hook(
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+EXTRAS = {
+    "app": NEEDED,
+    "torch": ("torch", "torchvision"),
+    "test": ("array_record", "tensorflow_datasets"),
+}
+"""What the tests import of each extra, beside the requirements of pytest itself."""
+MISSING = {
+    name: f"{name} is not installed: pip install -e '.[{extra}]'"
+    for extra, names in EXTRAS.items()
+    for name in names
+    if find_spec(name) is None
+}
+
+
+def skip_missing(error: BaseException | None) -> None:
+    """Skips where the error arose from a package of an extra that is not here."""
+    while error is not None:
+        root = (getattr(error, "name", None) or "").split(".")[0]
+        if isinstance(error, ModuleNotFoundError) and root in MISSING:
+            pytest.skip(MISSING[root], allow_module_level=True)
+        error = error.__cause__ or error.__context__
+
+
+class Module(pytest.Module):
+    """A file of tests, which skips where an extra is missing that it imports."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            skip_missing(error)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Module.from_parent(parent, path=module_path)
+
+
+def pytest_runtest_setup(item):
+    """Tests marked `app` or `torch` start processes that import it."""
+    for extra in ("app", "torch"):
+        lacking = [name for name in EXTRAS[extra] if name in MISSING]
+        if lacking and item.get_closest_marker(extra):
+            pytest.skip(MISSING[lacking[0]])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    try:
+        return (yield)
+    except Exception as error:
+        skip_missing(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup():
+    try:
+        return (yield)
+    except Exception as error:
+        skip_missing(error)
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +111,5 @@ def unchecked():
 @pytest.fixture
 def float64():
     """Double precision for one test."""
-    jax.config.update("jax_enable_x64", True)
-    yield
-    jax.config.update("jax_enable_x64", False)
+    with x64():
+        yield

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from jaxvision.ops.geometry import LAYOUT, Geometry
+from tests.double import x64
 
 
 class Case(NamedTuple):
@@ -104,7 +105,7 @@ def operands(case: Case, seed: int = 0) -> tuple:
 
 def value_and_gradients(function, case: Case, x, w, g, dtype) -> tuple:
     """Output, input gradient and kernel gradient, as float64 numpy arrays."""
-    with jax.enable_x64(dtype == jnp.float64):
+    with x64(dtype == jnp.float64):
 
         @jax.jit
         def run(x, w, g):

@@ -70,6 +70,7 @@ def test_analyze_finds_the_class_that_the_model_ignores(page):
         assert f'href="#{target}"' in first
 
 
+@pytest.mark.floor
 def test_analyze_explains_the_mistakes_with_grad_cam(page):
     part = sections(page)["mistakes"]
     assert part.count('alt="What speaks for red"') == 3

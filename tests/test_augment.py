@@ -24,6 +24,7 @@ from tests.augmentations import (  # noqa: F401  fixtures among them
     ours,
     photos,
 )
+from tests.double import x64
 
 COLOURS = ("brightness", "contrast", "saturation", "hue")
 
@@ -73,7 +74,7 @@ def test_affine_equals_torchvisions(F, float64, interpolation):
 def test_float32_rotation_reads_the_pixels_of_float64():
     images = photos(224, 224, n=2)
     angles = np.array([-11.7, 7.77])
-    with jax.enable_x64(True):
+    with x64():
         exact = np.asarray(ours("rotate", images, angles), np.float32)
     result = ours("rotate", images.astype(np.float32), angles.astype(np.float32))
     # Only coordinates within rounding of a half may fall on the other side.

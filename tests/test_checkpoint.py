@@ -21,6 +21,8 @@ from jaxvision import checkpoint
 from jaxvision.checkpoint import CheckpointError, Saver
 from jaxvision.train import TrainState
 
+pytestmark = pytest.mark.floor
+
 TX = optax.chain(optax.sgd(0.1, momentum=0.9), optax.adam(1e-3))
 
 

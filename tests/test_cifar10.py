@@ -69,6 +69,7 @@ def arrays_of(folder):
     return jax.tree.leaves((params, stats))
 
 
+@pytest.mark.floor
 def test_each_model_and_seed_is_a_whole_run(finished, config):
     folder, numbers = finished
     names = {f"{model}-seed{seed}" for model in config.model for seed in (0, 1)}

@@ -39,6 +39,7 @@ def compared(tmp_path, *runs):
     return rows, (folder / "comparison.html").read_text(), lines
 
 
+@pytest.mark.floor
 def test_recipes_of_two_grids_are_told_by_their_name(tmp_path):
     grids = []
     for recipe, lr, wrong in (("original", 0.001, 8), ("best", 0.003, 2)):

@@ -164,4 +164,6 @@ def test_next_process_loads_the_program_and_gets_the_same_bits(tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     again, hits, _, warning = run()
     assert again == bits and hits == 0
+    again, hits, _, silence = run()
+    assert again == bits and hits > 0 and "Error reading" not in silence
     assert "Error reading persistent compilation cache entry" in warning

@@ -37,6 +37,7 @@ def test_list_names_each_file(capsys, monkeypatch, tmp_path):
     assert "wide_resnet50_2" in out and "81.602" in out
 
 
+@pytest.mark.floor
 @pytest.mark.torch
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_export_loads_strictly_in_torchvision(bundle, tmp_path, suffix):

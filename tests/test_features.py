@@ -14,6 +14,8 @@ from jaxvision.functional import functionalize
 from jaxvision.models.nodes import find
 from tests.families import one_a_family
 
+pytestmark = pytest.mark.floor
+
 FAMILIES = one_a_family("vgg11_bn", "mobilenet_v3_small")
 VGG16 = "vgg16"
 FIRST = ["features.0", "features.2", "features.5", "features.7"]

@@ -58,6 +58,7 @@ def write_legacy(path, arrays):
 
 
 @pytest.mark.slow
+@pytest.mark.app
 @pytest.mark.torch
 @pytest.mark.parametrize(
     ("name", "write"), [("resnet18", write_zip), ("mobilenet_v2", write_legacy)]

@@ -11,6 +11,8 @@ from jaxvision import models
 from jaxvision.functional import copy_of, functionalize
 from jaxvision.models.layers import BatchNorm, Sequential, conv
 
+pytestmark = pytest.mark.floor
+
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
 
 

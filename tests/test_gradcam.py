@@ -48,6 +48,7 @@ def our_maps(name, net, images, layer):
     return compute(params, stats, images, jnp.asarray(LABELS))
 
 
+@pytest.mark.floor
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "name",
@@ -153,6 +154,7 @@ def test_every_family_can_be_probed_or_says_why_not(name):
     assert min(maps.shape[1:]) >= gradcam.LEAST
 
 
+@pytest.mark.floor
 def test_a_probed_model_is_the_model_and_finds_the_bright_corner():
     """A net whose class 1 is brightness: the map shows where the image is bright."""
     model = models.create("cnn_small", num_classes=2, rngs=nnx.Rngs(0))

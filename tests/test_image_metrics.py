@@ -1,6 +1,5 @@
 """PSNR and SSIM against scikit-image, and against published figures."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from jaxvision.image_metrics import psnr, ssim, to_luma
 from jaxvision.preprocess import to_float
 from jaxvision.resize import bicubic, to_uint8_levels
+from tests.double import x64
 
 PROTOCOLS = [
     {},
@@ -117,11 +117,8 @@ def test_closed_forms():
 
 def test_float32_is_close_to_float64():
     in_float32 = [m(*pair(dtype=np.float32), luma=True) for m in (psnr, ssim)]
-    jax.config.update("jax_enable_x64", True)
-    try:
+    with x64():
         in_float64 = [m(*pair(), luma=True) for m in (psnr, ssim)]
-    finally:
-        jax.config.update("jax_enable_x64", False)
     assert in_float32[0].dtype == jnp.float32
     np.testing.assert_allclose(in_float32[0], in_float64[0], atol=1e-4)
     np.testing.assert_allclose(in_float32[1], in_float64[1], atol=1e-6)

@@ -12,6 +12,8 @@ from jaxvision.functional import functionalize, mirrored, order_of_use
 from jaxvision.linear_probe import split_head, trains_head_alone
 from jaxvision.optim import Optim
 
+pytestmark = pytest.mark.floor
+
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(KEY, (4, 32, 32, 3))
 

@@ -51,6 +51,7 @@ def check(chosen):
     assert_within_rounding(ours, chosen, x, w, g, np.dtype("float32"))
 
 
+@pytest.mark.floor
 @pytest.mark.parametrize("name", TABLE)
 def test_value_and_gradients_match_float64(name):
     check(TABLE[name])

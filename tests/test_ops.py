@@ -23,6 +23,7 @@ from tests.convolutions import (
     operands,
     value_and_gradients,
 )
+from tests.double import x64
 
 
 def check(case, dtype):
@@ -222,7 +223,7 @@ def test_max_pool_and_its_ties_match_torch(size, window, stride, fraction, ceil_
     )
     g = rng.standard_normal(y.shape)
     y.backward(torch.tensor(g))
-    with jax.enable_x64(True):
+    with x64():
 
         @jax.jit
         def run(x, g):

@@ -13,6 +13,8 @@ from jaxvision.perceptual import NODES, make_perceptual
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 from tests.vgg16 import random_state, torch_features, torch_layers
 
+pytestmark = pytest.mark.floor
+
 LAYERS = {"conv1_2": 0.3, "relu2_2": 1.0, "features.4": 0.2}
 SHAPE = (2, 19, 23, 3)
 

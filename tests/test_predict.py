@@ -47,6 +47,7 @@ def table_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.floor
 def test_predictions_are_those_of_the_run(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(predict, "CHUNK", 10)
     target = tmp_path / "out.csv"
@@ -98,6 +99,7 @@ def test_any_image_is_read_and_the_unreadable_are_named_at_the_end(
     assert {row["prediction"] for row in rows} <= {"a", "b/c", "d"}
 
 
+@pytest.mark.floor
 def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
     photos = [save(tmp_path / name / "x.png", seed=i) for i, name in enumerate("pqr")]
     output = tmp_path / "why"

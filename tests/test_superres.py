@@ -95,6 +95,7 @@ def vgg(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.floor
 def test_run_learns_and_leaves_every_file(finished):
     folder, numbers = finished
     assert {path.name for path in folder.iterdir()} == FILES
@@ -302,6 +303,7 @@ def test_weights_of_another_network_are_named(config, finished, tmp_path):
     assert Path(finished[0], "model.safetensors").is_file()
 
 
+@pytest.mark.floor
 def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path):
     start = tmp_path / "start.safetensors"
     shutil.copy(finished[0] / "model.safetensors", start)

@@ -17,6 +17,8 @@ from jaxvision.functional import functionalize
 from jaxvision.models.layers import BatchNorm, Sequential, conv
 from jaxvision.optim import Optim
 
+pytestmark = pytest.mark.floor
+
 KEY = jax.random.key(3)
 MESH = parallel.make_mesh(devices=jax.devices()[:1])
 

@@ -75,6 +75,7 @@ def finished(config):
     return config.output / "transfer" / "1", numbers
 
 
+@pytest.mark.floor
 def test_run_learns_colours_and_leaves_every_file(finished):
     folder, numbers = finished
     names = {path.name for path in folder.iterdir()}

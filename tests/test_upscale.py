@@ -79,6 +79,7 @@ def enlarged(monkeypatch, run, image, tmp_path, *words, suffix=".png", **options
         return made
 
 
+@pytest.mark.floor
 def test_tiled_photo_equals_the_whole_one(monkeypatch, run, whole, tmp_path, capsys):
     made = enlarged(monkeypatch, run, Image.fromarray(noise(40, 25)), tmp_path)
     assert made.mode == "RGB" and made.size == (50, 80)

@@ -1,5 +1,6 @@
 """What a program says while it works: lines, tables and progress."""
 
+import io
 import os
 import sys
 import time
@@ -16,32 +17,50 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from jaxvision.text import printable
 
 Show = Callable[[str, int, int, str], None]
 """`show(title, done, total, note)`: what goes on, how far it is, what to say of it."""
+
+
+class _Terminal(Terminal):
+    """Shows text from elsewhere, cells of tables too, as the characters that it has."""
+
+    def _render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    render_str = _render_str
 
 
 class _Output:
     """Standard output, as long as somebody reads it."""
 
     def write(self, text: str) -> None:
+        stream = _stdout()
         try:
-            sys.stdout.write(text)
+            stream.write(text)
         except UnicodeEncodeError:  # shown as far as it can be
-            encoding = sys.stdout.encoding
+            encoding = stream.encoding
             text = text.encode(encoding, "backslashreplace").decode(encoding)
-            sys.stdout.write(text)
+            stream.write(text)
         except (OSError, ValueError, AttributeError):
             silence()
 
     def flush(self) -> None:
         try:
-            sys.stdout.flush()
+            _stdout().flush()
         except (OSError, ValueError, AttributeError):
             silence()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+        return getattr(_stdout(), name)
+
+
+def _stdout() -> Any:
+    """Standard output itself, also while a progress bar stands before it."""
+    return getattr(sys.stdout, "rich_proxied_file", sys.stdout)
 
 
 def silence() -> None:
@@ -56,10 +75,17 @@ def silence() -> None:
     os.close(nowhere)
 
 
+def show_all_text() -> None:
+    """Has a terminal that lacks a character, an accent say, show its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def complain(line: str) -> None:
     """One line on standard error, where somebody reads it."""
     try:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     except (OSError, ValueError):
         silence()
 
@@ -73,7 +99,7 @@ class Console:
     def __init__(self):
         output = cast(IO[str], _Output())
         # What is said is text: names have brackets and colons, and mean no markup.
-        self._terminal = Terminal(
+        self._terminal = _Terminal(
             file=output, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
         self._last_line = time.monotonic()
@@ -105,9 +131,13 @@ class Console:
             TextColumn("left"),
         )
         with Progress(*columns, console=self._terminal, transient=True) as bar:
-            task = bar.add_task(title, total=None, note="")
+            task = bar.add_task(printable(title), total=None, note="")
             yield lambda title, done, total, note: bar.update(
-                task, description=title, completed=done, total=total, note=note
+                task,
+                description=printable(title),
+                completed=done,
+                total=total,
+                note=note,
             )
 
     @contextmanager

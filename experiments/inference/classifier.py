@@ -13,6 +13,7 @@ from experiments.command.options import UsageError
 from jaxvision import gradcam, models
 from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize, mirrored
+from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 
 MODEL = "model.safetensors"
@@ -123,7 +124,8 @@ def _compiled_heat(
 
 def _dtype():
     """As the runs compute: in half precision where that is what is fast."""
-    return None if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype, _ = fast_dtype(jax.devices()[0])
+    return None if dtype == "float32" else jnp.dtype(dtype)
 
 
 def _prepared(images, preprocessing: Preprocessing):

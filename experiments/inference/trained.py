@@ -1,5 +1,6 @@
 """The trained networks that come with the programs, and those of runs."""
 
+import os
 from pathlib import Path
 
 from experiments.command.options import UsageError
@@ -39,7 +40,7 @@ def open_network(model: str, *, scale: int | None) -> Enlarger:
       UsageError: there is none, or it is for another scale.
     """
     if model not in trained_names():
-        path = Path(model)
+        path = Path(os.path.expanduser(model))
         if not path.exists():
             names = ", ".join(trained_names())
             raise UsageError(f"--model {model}: no such run, and no name of {names}")

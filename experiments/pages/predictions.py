@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 
+from experiments.pages.cells import csv_line, unguarded
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import atomic_path, regular_file
 from jaxvision.metrics import IntVector
@@ -28,9 +29,10 @@ def write_predictions(
 ) -> None:
     """Writes one line an image: path, label, prediction, confidence, probabilities.
 
-    Label and prediction are written by name. Probabilities have as many digits as a
-    float32 needs to come back to the same bits. Of images whose class nobody knows,
-    there are no `labels`, and the table has no such column.
+    Label and prediction are written by name; a name that a spreadsheet would compute
+    has an apostrophe before it, which `read_predictions` takes away. Probabilities have
+    as many digits as a float32 needs to come back to the same bits. Of images whose
+    class nobody knows, there are no `labels`, and the table has no such column.
 
     Raises:
       ValueError: the lengths do not fit, or two classes have one name.
@@ -46,14 +48,14 @@ def write_predictions(
     if len(set(classes)) != len(classes):
         raise ValueError(f"two classes have one name: {', '.join(sorted(classes))}")
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
-        rows = csv.writer(file, lineterminator="\n")
         fixed = [name for name in FIXED_COLUMNS if known or name != "label"]
-        rows.writerow((*fixed, *classes))
+        file.write(csv_line((*fixed, *classes)))
         for source, label, row in zip(paths, indices, table, strict=True):
             best = int(np.argmax(row))
             shares = [str(value) for value in row]
             truth = [classes[label]] if known else []
-            rows.writerow((source, *truth, classes[best], shares[best], *shares))
+            cells = (source, *truth, classes[best], shares[best], *shares)
+            file.write(csv_line(cells))
 
 
 def read_predictions(path: str | Path) -> Evaluation:
@@ -65,7 +67,7 @@ def read_predictions(path: str | Path) -> Evaluation:
     with _open(path, "r") as file:
         rows = csv.reader(file)
         header = tuple(next(rows, ()))
-        classes = header[len(FIXED_COLUMNS) :]
+        classes = tuple(map(unguarded, header[len(FIXED_COLUMNS) :]))
         if header[: len(FIXED_COLUMNS)] != FIXED_COLUMNS or not classes:
             raise ValueError(
                 f"{path}: the first line must name the columns "
@@ -76,8 +78,8 @@ def read_predictions(path: str | Path) -> Evaluation:
         for row in rows:
             try:
                 source, label, prediction, *values = row
-                labels.append(index[label])
-                index[prediction]
+                labels.append(index[unguarded(label)])
+                index[unguarded(prediction)]
                 numbers.append([float(value) for value in values])
                 if len(values) != 1 + len(classes):
                     raise ValueError
@@ -86,7 +88,7 @@ def read_predictions(path: str | Path) -> Evaluation:
                     f"{path}, line {rows.line_num}: expected a path, two of the "
                     f"{len(classes)} class names and {1 + len(classes)} numbers"
                 ) from None
-            paths.append(source)
+            paths.append(unguarded(source))
     table = np.array(numbers, np.float32).reshape(len(paths), 1 + len(classes))
     return Evaluation(
         paths=tuple(paths),

@@ -1,5 +1,6 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
@@ -69,7 +70,7 @@ def open_benchmarks(
     """
     found: dict[str, list[Whole]] = {}
     for spec in specs:
-        name = Path(spec).expanduser().resolve().name
+        name = Path(os.path.expanduser(spec)).resolve().name
         # Names are keys of the results: the second of a kind has its whole path.
         name = spec if name in (*taken, *found) else name
         try:

@@ -1,9 +1,9 @@
 """A run's folder: its number, `config.yaml`, and tables of numbers."""
 
 import csv
-import io
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -19,11 +19,15 @@ import yaml
 
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
+from experiments.command.yaml_file import YamlError, read_yaml_file
+from experiments.pages.cells import csv_line
 from jaxvision import checkpoint, compilation, ops
 from jaxvision.array_folder import reason
-from jaxvision.files import read_text, regular_file, write_text
+from jaxvision.files import regular_file, write_bytes, write_text
 
 CONFIG = "config.yaml"
+NUMBER = re.compile("[0-9]{1,9}")
+"""Names of folders that are counted."""
 SKIPPED = "skipped.txt"
 SHOWN = 5
 """How many of the photographs that were left out a line names."""
@@ -48,7 +52,9 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
     check_name(parent, option="--output")
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.name) for path in parent.iterdir() if path.name.isdigit()]
+        # Not `isdigit`, which a folder named ² is too.
+        names = [path.name for path in parent.iterdir()]
+        taken = [int(name) for name in names if NUMBER.fullmatch(name)]
         number = max(taken, default=0) + 1
         while True:
             try:
@@ -87,9 +93,9 @@ def open_run(path: Path) -> Run:
     """
     check_name(path, option="--resume")
     try:
-        config = yaml.safe_load(read_text(path / CONFIG))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{path / CONFIG} is missing or damaged") from error
+        config = read_yaml_file(path / CONFIG)
+    except (OSError, YamlError) as error:
+        raise UsageError(f"{path / CONFIG} is missing or damaged: {error}") from error
     if not isinstance(config, dict):
         raise UsageError(f"{path / CONFIG} is missing or damaged")
     return Run(path, config)
@@ -168,15 +174,17 @@ def _git(*arguments: str) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV file of rows with the same columns, floats to six digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        {key: f"{x:.6g}" if isinstance(x, float) else x for key, x in row.items()}
-        for row in rows
-    )
-    write_text(path, text.getvalue())
+    """Writes a CSV file of rows with the same columns, floats to six digits.
+
+    What a spreadsheet would compute is guarded, see `experiments.pages.cells`.
+    """
+    names = list(rows[0])
+    lines = [csv_line(names)]
+    for row in rows:
+        cells = [row.get(name) for name in names]
+        lines.append(csv_line(f"{x:.6g}" if isinstance(x, float) else x for x in cells))
+    # Names of files that are no UTF-8 stay the bytes that they are.
+    write_bytes(path, "".join(lines).encode(errors="surrogateescape"))
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -30,6 +30,8 @@ from experiments.runs.writer import one_writer
 
 LONGEST = 100
 """Characters of a folder's name, the seed aside."""
+MOST_REPEATS = 1000
+"""Seeds of one variant, each of which is a folder."""
 
 
 @dataclass(frozen=True)

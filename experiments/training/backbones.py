@@ -1,6 +1,7 @@
 """Which weights a fine-tuning starts from, and the model that holds them."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.training import Start
-from jaxvision import files, models
+from jaxvision import models
 from jaxvision.preprocess import Preprocessing
 
 RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
@@ -72,13 +73,12 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
         return Weights(None, Preprocessing(), "random weights")
     if weights.is_file_name(which):
         try:
-            path = files.expanded(which)
+            path = Path(os.path.expanduser(which))
             arrays = weights.load_state_dict(path)
             _check_twin(name, path, console=console)
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
-        classes = _classes(Path(which).expanduser())
-        return Weights(arrays, Preprocessing(), Path(which).name, classes=classes)
+        return Weights(arrays, Preprocessing(), path.name, classes=_classes(path))
     row = _find(name, which)
     try:
         title = f"fetching {row.file}"
@@ -116,9 +116,16 @@ def _check_twin(name: str, path: Path, *, console: Console) -> None:
 
 
 def resumed_weights(
-    name: str, which: str, folder: Path, *, console: Console
+    name: str, which: str, folder: Path, *, freeze: str, console: Console
 ) -> Weights:
-    """`choose_weights` for a run that was begun in `folder`, whose start may be gone.
+    """`choose_weights` for a run that has a checkpoint, and whose start may be gone.
+
+    Args:
+      name: a row of the models.
+      which: what it started from.
+      folder: the run's.
+      freeze: the part that is not trained.
+      console: shows the progress of a download.
 
     Raises:
       UsageError: there are no such weights, and no model of the run.
@@ -127,10 +134,14 @@ def resumed_weights(
     try:
         return choose_weights(name, which, console=console)
     except (UsageError, RunError):
-        if not (folder / MODEL).is_file():
+        # What is trained is in the checkpoint. What is not is the same in the model,
+        # which a run that was stopped in its first epoch does not have yet.
+        if (folder / MODEL).is_file():
+            found = choose_weights(name, str(folder / MODEL), console=console)
+        elif freeze == "none":
+            found = Weights(None, Preprocessing(), "")
+        else:
             raise
-        # What is trained is in the checkpoint, and what is not is the same in both.
-        found = choose_weights(name, str(folder / MODEL), console=console)
         if weights.is_file_name(which):
             return found._replace(source=Path(which).name)
         row = weights.find(name, which=which)

@@ -54,7 +54,7 @@ class EnlargerRecipe(Recipe):
     """Crops of each photo an epoch."""
     batch_size: int = limited(16, at_least(1))
     """Crops a step, over all devices."""
-    crop_size: int = limited(64, at_least(16))
+    crop_size: int = limited(64, at_least(16, most=4096))
     """Side of the training crops in pixels, before they are reduced."""
     augment: Literal["flips", "full"] = "flips"
     """flips: turns and mirrorings; full: and brightness, contrast and saturation by up
@@ -72,7 +72,7 @@ class EnlargerRecipe(Recipe):
     """The optimiser and its schedule."""
     ema: float = limited(0.999, limits.share)
     """Decay of the average of the weights that is judged and kept; 0 keeps none."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Compute type of the training; what is judged is always float32."""
 
 

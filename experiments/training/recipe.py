@@ -37,8 +37,9 @@ class Recipe:
     """Decay of the weights' moving average, which is evaluated and kept; 0: none."""
     patience: int = limited(0, at_least(0))
     """Epochs without a better one before the training ends early; 0: it never does."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute type; auto is bfloat16 on GPU and TPU, float32 on CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute type; auto is bfloat16 on TPUs and on GPUs that multiply it, else
+    float32. float16, which is for older GPUs, comes with a dynamic loss scale."""
     seed: int = limited(0, limits.seed)
     """Seed of the new weights, the order and the augmentation."""
 

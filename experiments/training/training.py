@@ -17,6 +17,7 @@ from experiments.training.plan import Plan
 from experiments.training.recipe import Recipe
 from jaxvision import optim, parallel, train
 from jaxvision.functional import functionalize, order_of_use
+from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Apply, LossFn, Transform, Tree
 
@@ -160,7 +161,10 @@ def make_training(
     )
 
     def init(params: Tree, stats: Tree) -> train.TrainState:
-        return train.init_state(params, stats, tx, frozen=frozen, ema=ema)
+        scaled = recipe.dtype == "float16"
+        return train.init_state(
+            params, stats, tx, frozen=frozen, ema=ema, scaled=scaled
+        )
 
     def start(model: nnx.Module) -> train.TrainState:
         _, params, stats = functionalize(model, frozen=frozen)
@@ -226,14 +230,27 @@ def layers_of(trained: Trainable) -> list[tuple[str, ...]]:
 
 def compute_dtype(recipe: Recipe) -> Any | None:
     """The recipe's compute type as `functionalize` takes it."""
-    return jnp.bfloat16 if recipe.dtype == "bfloat16" else None
+    return None if recipe.dtype == "float32" else jnp.dtype(recipe.dtype)
 
 
-def compute_type(dtype: str) -> str:
-    """What `auto` means here: bfloat16 on GPU and TPU, float32 on CPU."""
+def compute_type(dtype: str, *, console: Console) -> str:
+    """What `--dtype` means here, said in a line with the reason.
+
+    Raises:
+      UsageError: the device does not multiply it.
+    """
+    device = jax.devices()[0]
+    chosen, why = fast_dtype(device)
     if dtype != "auto":
-        return dtype
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        chosen, why = dtype, "as --dtype says"
+    if chosen == "float16":
+        if device.platform == "tpu":
+            raise UsageError(
+                f"--dtype float16: {device.device_kind} multiplies bfloat16"
+            )
+        why += ", with a dynamic loss scale"
+    console.say(f"computes in {chosen}: {why}")
+    return chosen
 
 
 def dry_run(

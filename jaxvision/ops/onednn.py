@@ -1,14 +1,17 @@
 """oneDNN's convolutions, through XLA's foreign function interface, on the CPU.
 
-An optional extension: `available` says whether it loads. float32 alone; forward, input
+An optional extension, which `jaxvision.ops.build` builds: `available` says whether it
+loads. float32 alone; forward, input
 gradient and kernel gradient are each other's derivatives, so that any order of
 reverse-mode differentiation works. Where a result has few channels, XLA's convolution
 is two to four times faster than oneDNN's and takes its place.
 """
 
 import ctypes
+import hashlib
 import os
-from collections.abc import Iterator
+import platform
+import sys
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +29,7 @@ RUNTIME = "onednn-cpu-gomp"
 LIBRARY = "libdnnl.so.3"
 SPIN = "1000"
 """Rounds that a waiting OpenMP thread spins before it sleeps."""
+SOURCE = Path(__file__).parents[1] / "onednn.cc"
 FEW = 8
 """Channels up to which oneDNN, which pads them to 16, is slower than XLA."""
 TARGETS = {
@@ -44,28 +48,40 @@ def available() -> bool:
 @cache
 def problem() -> str:
     """Why the extension cannot be used, in one line; empty where it can."""
-    extensions = sorted(Path(__file__).parents[1].glob("_onednn*.so"))
-    if not extensions:
-        return "the extension was not built: install where a C++ compiler is"
-    libraries = [path for path in _libraries() if path.exists()]
-    if not libraries:
+    if not is_possible():
+        return "oneDNN's convolutions are for Linux on x86-64"
+    library = installed(RUNTIME, LIBRARY)
+    if library is None:
         return f"{LIBRARY} is missing: pip install {RUNTIME}"
+    if not extension().exists():
+        return "the extension is not built: python -m jaxvision.ops.build"
     try:
-        _load(libraries[0], extensions[0])
+        _load(library, extension())
     except (OSError, AttributeError, RuntimeError, ValueError) as error:
         return f"the extension does not load: {error}"
     return ""
 
 
-def _libraries() -> Iterator[Path]:
-    """Where the run-time library may be: its package's files first."""
+def is_possible() -> bool:
+    """Whether there is a oneDNN for this platform."""
+    return (sys.platform, platform.machine()) == ("linux", "x86_64")
+
+
+def extension() -> Path:
+    """Where the extension of this source and this jaxlib lies, built or not."""
+    version = metadata.version("jaxlib")
+    digest = hashlib.sha256(SOURCE.read_bytes() + version.encode())
+    return SOURCE.with_name(f"onednn.{digest.hexdigest()[:12]}.so")
+
+
+def installed(package: str, file: str) -> Path | None:
+    """Where a file of an installed package lies; None where it does not."""
     try:
-        files = metadata.files(RUNTIME) or []
+        files = metadata.files(package) or ()
     except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name == LIBRARY:
-            yield Path(str(file.locate())).resolve()
+        return None
+    found = (Path(str(one.locate())).resolve() for one in files if one.match(file))
+    return next((path for path in found if path.exists()), None)
 
 
 def _load(library: Path, extension: Path) -> None:
@@ -81,6 +97,9 @@ def _load(library: Path, extension: Path) -> None:
         if quiet:
             del os.environ["GOMP_SPINCOUNT"]
     symbols = ctypes.CDLL(str(extension), mode=os.RTLD_LOCAL)
+    # Now, while there is memory: later the process would end for want of it.
+    if not symbols.JaxvisionWarmUp():
+        raise RuntimeError("its threads do not start; is there too little memory?")
     # A handler built for a newer jaxlib is refused here, and the rules in JAX serve;
     # had XLA's client not started yet, it would be its start that fails.
     jax.devices("cpu")

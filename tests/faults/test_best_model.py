@@ -14,9 +14,17 @@ from jaxvision import checkpoint
 from tests.faults.plans import ACCURACIES, fit, make_plan
 from tests.runs import StopAfter, check_same_run, rows_of
 from tests.test_transfer import config as config
-from tests.test_transfer import finished as finished
 from tests.test_transfer import photos as photos
 from tests.test_transfer import resumed
+
+
+@pytest.fixture(scope="module")
+def finished(config, tmp_path_factory):
+    """The folder and the numbers of an unbroken run, of which little is compiled."""
+    options = {"augment": ("none",), "freeze": ("backbone",), "batch_size": 8}
+    output = tmp_path_factory.mktemp("finished")
+    numbers = transfer.main(replace(config, **options, output=output))
+    return output / "transfer" / "1", numbers
 
 
 def lose(path):

@@ -10,11 +10,16 @@ from safetensors.numpy import save_file
 from converters.from_torch import ConversionError, convert
 from converters.to_torch import to_state_dict
 from experiments import transfer
+from experiments.command.console import Console
 from experiments.command.options import UsageError
+from experiments.inference.classifier import MODEL
 from experiments.training import loop
+from experiments.training.backbones import resumed_weights
 from jaxvision import models
 from jaxvision.functional import functionalize
+from jaxvision.optim import Optim
 from tests.photos import make_folder
+from tests.runs import check_same_run, resumed, stop_after
 
 
 def tensors(name, num_classes=1000):
@@ -80,6 +85,32 @@ def test_all_runs_are_looked_at_before_the_first(
     with pytest.raises(UsageError, match=message):
         transfer.main(replace(both, image_size=size))
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_run_stopped_in_its_first_epoch_needs_no_weights_file(
+    resnet18, config, tmp_path, monkeypatch
+):
+    """Its checkpoint has every weight; where a part is frozen the file is asked for."""
+    file = tmp_path / "w.safetensors"
+    save_file(resnet18, file)
+    options = config(
+        backbone=("resnet18",), weights=str(file), optim=Optim(name="adam", lr=1e-3)
+    )
+    options = replace(options, batch_size=2)
+    whole = replace(options, output=tmp_path / "whole")
+    numbers = transfer.main(whole)
+    stop_after(monkeypatch, transfer, options, looks=2)
+    folder = tmp_path / "runs/transfer/1"
+    assert not (folder / MODEL).exists()
+    file.unlink()
+    assert transfer.main(resumed(transfer.Config, folder)) == numbers
+    check_same_run(folder, tmp_path / "whole/transfer/1")
+    (folder / MODEL).unlink()
+    with pytest.raises(UsageError, match="w.safetensors"):
+        resumed_weights(
+            "resnet18", str(file), folder, freeze="layer1", console=Console()
+        )
 
 
 def test_cure_of_a_diverged_run_is_a_new_one(tmp_path):

@@ -11,6 +11,7 @@ from jaxvision.augment import MIXES, PIPELINES, mix_transform, photo_transform
 from jaxvision.data.pairs import pair_transform
 from jaxvision.losses import balanced_weights
 from jaxvision.preprocess import Preprocessing
+from tests.double import x64
 from tests.photos import make_folder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 36, 36, 3)).astype(np.uint8)
@@ -36,9 +37,9 @@ TRANSFORMS = {
 
 def in_both(function):
     """What comes out in 32 and in 64 bits."""
-    with jax.enable_x64(False):
+    with x64(False):
         single = jax.tree.map(np.asarray, function())
-    with jax.enable_x64(True):
+    with x64():
         return single, jax.tree.map(np.asarray, function())
 
 

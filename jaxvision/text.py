@@ -1,0 +1,15 @@
+"""Text from elsewhere, such as names of files and classes, made fit to be shown."""
+
+import re
+
+_UNSEEN = re.compile(
+    "[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""What moves a terminal's cursor, colours or reorders the rest of the line, or is no
+character: controls but the tab, marks of direction, and halves of surrogate pairs, as
+which Python has the bytes of a file name that is no UTF-8."""
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line, with an escape such as `\x1b` where it could do harm."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
