@@ -13,12 +13,13 @@
 # ---
 
 # %% [markdown]
-# # Twice the size: super-resolution
+# # Larger photographs: super-resolution
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxvision/jaxvision/blob/main/notebooks/superres.ipynb)
 #
-# A small convolutional network learns to double the size of photographs from pairs of a
-# photo and its own half. It is judged beside bicubic interpolation, by the papers' protocol.
+# A small convolutional network learns to make photographs two, three or four times larger,
+# from pairs of a photo and what is left of it at a fraction of its size. It is judged beside
+# bicubic interpolation, by the papers' protocol.
 #
 # *Runtime → Change runtime type* chooses a GPU or a TPU; then *Runtime → Run all*.
 
@@ -55,15 +56,16 @@ print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}")
 
 # %% tags=["parameters"]
 DATA = "demo"  # @param {type: "string"}
-MODEL = "srcnn_955_residual"  # @param ["srcnn_955_residual", "srcnn_955", "srcnn_915"]
+MODEL = "light"  # @param ["light", "srcnn_955_residual", "srcnn_955", "srcnn_915"]
+SCALE = 2  # @param {type: "integer"}
 EPOCHS = 4  # @param {type: "integer"}
 REPEAT = 64  # @param {type: "integer"}
 
 # %% [markdown]
 # ## A pair
 #
-# A *transform* cuts a random crop out of each photo and halves it; what the network sees is
-# the half, enlarged again by bicubic interpolation. All of it is on the device.
+# A *transform* cuts a random crop out of each photo and reduces it: the network sees `image`
+# and should make `target` of it. All of it is on the device.
 
 # %%
 from pathlib import Path
@@ -75,7 +77,8 @@ from jaxvision.data.pairs import pair_transform
 from jaxvision.data.pieces import open_photos
 
 OUTPUT = Path("runs")
-photos = open_photos(DATA, crop_size=48, val_count=50, seed=0)
+CROP = 32 * SCALE
+photos = open_photos(DATA, crop_size=CROP, scale=SCALE, val_count=50)
 print(f"{photos.count} photos to learn from, {len(photos.val)} to judge by")
 
 
@@ -92,11 +95,12 @@ def show(images, titles=(), columns: int = 4, side: float = 2.6) -> Image:
     return Image(png(figure, dpi=90))
 
 
-transform = pair_transform(crop_size=48, jitter=0.0)
+transform = pair_transform(crop_size=CROP, jitter=0.0, scale=SCALE, enlarged=False)
 chosen = np.linspace(0, len(photos.images) - 1, 4).astype(int)
 batch = {"image": photos.images[chosen], "size": photos.sizes[chosen]}
 pairs = transform(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
-show(np.concatenate([pairs["image"], pairs["target"]]), ["halved, and bicubic"] * 4)
+small, large = pairs["image"], pairs["target"]
+show([*small, *large], [f"{image.shape[0]} px" for image in (*small, *large)])
 
 # %% [markdown]
 # ## Train
@@ -109,7 +113,12 @@ from experiments import superres
 from experiments.runs.live import live_curves
 
 config = superres.Config(
-    data=DATA, model=MODEL, epochs=EPOCHS, repeat=REPEAT, output=OUTPUT
+    data=(DATA,),
+    model=MODEL,
+    scale=SCALE,
+    epochs=EPOCHS,
+    repeat=REPEAT,
+    output=OUTPUT,
 )
 with live_curves(OUTPUT):
     numbers = superres.main(config)
@@ -140,13 +149,13 @@ from flax import nnx
 from jaxvision import models, optim, parallel, train
 from jaxvision.functional import functionalize
 
-model = models.create(MODEL, rngs=nnx.Rngs(0))
+model = models.create(f"light_x{SCALE}", rngs=nnx.Rngs(0))
 apply, params, stats = functionalize(model)
 
 
 def loss_fn(out, batch):
-    """The mean squared error."""
-    loss = jnp.square(out - batch["target"]).mean()
+    """The mean absolute error."""
+    loss = jnp.abs(out - batch["target"]).mean()
     return loss, {"loss": loss}
 
 
@@ -198,8 +207,8 @@ show([one[:512, :512] for one in pictures], ["bicubic", MODEL], columns=2, side=
 # %% [markdown]
 # ## Take it with you
 #
-# `python -m experiments.superres upscale model.safetensors IMAGES --output DIR` needs the file
-# alone.
+# `python -m experiments.upscale IMAGES --model model.safetensors` needs the file alone; without
+# `--model` it takes the network that comes with jaxvision, which was trained for longer.
 
 # %%
 try:

@@ -17,7 +17,7 @@ TINY = {
         "CONVOLUTIONAL": "cnn_small",
         "EPOCHS": 2,
     },
-    "superres": {"MODEL": "srcnn_915", "EPOCHS": 1, "REPEAT": 2},
+    "superres": {"EPOCHS": 1, "REPEAT": 2},
 }
 """Notebook -> what of its settings is other here."""
 
