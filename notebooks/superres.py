@@ -197,7 +197,9 @@ if not ours:
     ours = [Path("example.png")]
     Picture.fromarray(photos.val[0].image[:128, :128]).save(ours[0])
 enlarged = upscale.main(
-    upscale.Config(run=RUN, images=tuple(ours), output=Path("enlarged"), overwrite=True)
+    upscale.Config(
+        images=tuple(ours), model=str(RUN), output=Path("enlarged"), overwrite=True
+    )
 )
 small, large = Picture.open(ours[0]).convert("RGB"), Picture.open(enlarged[0])
 bicubic = small.resize(large.size, Picture.Resampling.BICUBIC)
