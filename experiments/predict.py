@@ -27,10 +27,10 @@ from experiments.inference.classifier import (
     make_predict,
     open_model,
 )
+from experiments.inference.inputs import find_images
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import UNSURE, write_predictions
-from jaxvision.data import image_files
-from jaxvision.data.decode import extensions
+from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
@@ -166,40 +166,6 @@ def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> 
         raise RunError("; ".join(words))
 
 
-def find_images(given: Sequence[Path], *, console: Console | None = None) -> list[Path]:
-    """The files themselves, and the images below the folders, as training has them.
-
-    Args:
-      given: files and folders.
-      console: is told what else the folders hold.
-
-    Raises:
-      UsageError: nothing is given, or a folder without images.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        try:
-            inside = image_files.find_images(path)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        others = image_files.passed_over(inside.others)
-        if not inside.images:
-            raise UsageError(
-                f"{path}: no images in this folder ({' '.join(extensions())})"
-                + "".join(f"; {line}" for line in others)
-            )
-        for line in others:
-            if console is not None:
-                console.say(f"WARNING: {line}", style="bold yellow")
-        found += map(Path, inside.images)
-    if not found:
-        raise UsageError("name the images, or folders of images, after the run")
-    return found
-
-
 def _read(
     paths: Sequence[Path],
     bundle: Bundle,
@@ -211,7 +177,7 @@ def _read(
     for start in range(0, len(paths), CHUNK):
         chunk = paths[start : start + CHUNK]
         images, bad = read_crops(
-            [image_files.file_photo(path) for path in chunk],
+            [file_photo(path) for path in chunk],
             resize=size.resize,
             crop=size.crop,
             fit=size.fit,

@@ -101,8 +101,21 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
-def with_data(run: Run, data: str) -> Run:
+def newest_run(parent: Path) -> Path:
+    """The folder of the newest run of an experiment, `OUTPUT/EXPERIMENT`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    runs = [path for path in parent.glob("*") if NUMBER.fullmatch(path.name)]
+    if not runs:
+        raise FileNotFoundError(f"{parent}: no run in it")
+    return max(runs, key=lambda path: int(path.name))
+
+
+def with_data(run: Run, data: str | Sequence[str]) -> Run:
     """The run whose `config.yaml` says where its photos are now."""
+    data = data if isinstance(data, str) else list(data)
     if run.config.get("data", data) == data:
         return run
     config = {**run.config, "data": data}
