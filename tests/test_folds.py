@@ -17,7 +17,6 @@ from jaxvision import analysis, calibration
 from jaxvision.data import open_dataset
 from jaxvision.data.sources import find_source
 from jaxvision.data.split import fold_aside
-from jaxvision.evaluation import Evaluation
 from jaxvision.optim import Optim
 from tests import grids
 from tests.grids import LABELS, Page, compared
@@ -123,11 +122,8 @@ def test_folds_are_tested_and_drawn_as_one_set_of_images(tmp_path):
     np.testing.assert_allclose(found, expected, atol=0.02)
     # Always sure, and wrong in so many: that is how far its percentages are off.
     table = np.eye(4)[np.where(wrong[1], LABELS + 1, LABELS) % 4].reshape(-1, 4)
-    truth = np.tile(LABELS, 3)
-    said = Evaluation(("x",) * 120, truth, table.astype(np.float32), tuple("abcd"))
-    after = analysis.calibration(
-        truth, calibration.cross_fitted(truth, said.probabilities)
-    ).error
+    truth, table = np.tile(LABELS, 3), table.astype(np.float32)
+    after = analysis.calibration(truth, calibration.cross_fitted(truth, table)).error
     assert (
         f"off by {100 * wrong[1].mean():.1f} points (the expected calibration error "
         f"over all 120 images), and by {100 * after:.1f} after a temperature" in text

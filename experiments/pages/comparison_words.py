@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from experiments.pages.standings import Standing, pooled
 from jaxvision.analysis import calibration
-from jaxvision.calibration import FEWEST, cross_fitted
+from jaxvision.calibration import FEWEST, cross_fitted, fit_certainty
 
 MANY_IMAGES = 2000
 """From here on an accuracy is worth a second digit after the point."""
@@ -106,17 +106,22 @@ def _certainty(row: Standing) -> str:
     if found is None or len(found) < FEWEST:
         return ""
     before, after = (
-        calibration(found.labels, table).error
+        f"{100 * calibration(found.labels, table).error:.1f}"
         for table in (
             found.probabilities,
             cross_fitted(found.labels, found.probabilities),
         )
     )
+    certainty = fit_certainty(found.labels, found.probabilities)
+    cured = (
+        "which no temperature betters"
+        if certainty.temperature == 1
+        else f"and by {after} after a temperature, each half of the images by that of "
+        "the other"
+    )
     return (
-        f"The percentages of {_name(row)} are off by {100 * before:.1f} points (the "
-        f"expected calibration error over all {len(found)} images), and by "
-        f"{100 * after:.1f} after a temperature, each half of the images by that of "
-        "the other."
+        f"The percentages of {_name(row)} are off by {before} points (the expected "
+        f"calibration error over all {len(found)} images), {cured}."
     )
 
 
