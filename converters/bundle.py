@@ -81,7 +81,7 @@ def load_bundle(path: str | Path) -> Bundle:
         raise ValueError(f"{path}: its metadata are damaged ({error})") from None
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"{path}: its metadata are damaged (the classes are no names)")
-    preprocessing = _preprocessing(path, said)
+    preprocessing = parse_preprocessing(path, said)
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
     abstract = models.abstract(name, num_classes=len(classes))
@@ -120,7 +120,7 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
         raise ValueError(f"{path} is not the model.safetensors of a run") from error
 
 
-def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
+def parse_preprocessing(path: str | Path, said: Any) -> Preprocessing:
     """What the metadata say of it, each value looked at.
 
     Raises:

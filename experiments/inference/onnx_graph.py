@@ -6,7 +6,7 @@ Arrays of four dimensions stand in the graph as ONNX has images, channels first,
 no transposition is left between two layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -89,8 +89,14 @@ class Graph:
             return name
         return self.add("Transpose", name, perm=list(axes))
 
-    def model(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> onnx.ModelProto:
-        """The whole, checked by ONNX's own rules."""
+    def model(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        *,
+        facts: Mapping[str, str],
+    ) -> onnx.ModelProto:
+        """The whole, checked by ONNX's own rules; `facts` are its metadata."""
         graph = helper.make_graph(
             self.nodes, "classifier", inputs, outputs, self.constants
         )
@@ -100,6 +106,7 @@ class Graph:
             producer_name="jaxvision",
             ir_version=10,  # what runtimes of 2024 read
         )
+        helper.set_model_props(model, dict(facts))
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -212,7 +219,9 @@ def _broadcast_constant(equation: Any, array: np.ndarray) -> np.ndarray:
     narrow = [1] * len(shape)
     for axis, size in zip(axes, array.shape, strict=True):
         narrow[axis] = size
-    wide = [n if not isinstance(s, int) else s for n, s in zip(narrow, shape)]
+    wide = [
+        n if not isinstance(s, int) else s for n, s in zip(narrow, shape, strict=True)
+    ]
     return np.broadcast_to(array.reshape(narrow), wide)
 
 

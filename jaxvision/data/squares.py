@@ -35,7 +35,7 @@ def read_squares(
     """
 
     def square(image: Image.Image) -> np.ndarray:
-        return preprocess.square_image(_resizable(image, size), size=size)
+        return preprocess.square_image(resizable(image, size), size=size)
 
     return _fill(photos, square, side=size, tick=tick, guesses=guesses)
 
@@ -59,7 +59,7 @@ def read_crops(
     """
 
     def middle(image: Image.Image) -> np.ndarray:
-        image = _resizable(image, resize)
+        image = resizable(image, resize)
         return preprocess.eval_image(image, resize=resize, crop=crop)
 
     return _fill(photos, middle, side=crop, tick=tick, guesses=guesses)
@@ -86,7 +86,7 @@ def _fill(
     return images, bad
 
 
-def _resizable(image: Image.Image, short: int) -> Image.Image:
+def resizable(image: Image.Image, short: int) -> Image.Image:
     """`image`, unless its resized copy would be a decompression bomb of its own."""
     low, high = sorted(image.size)
     limit = Image.MAX_IMAGE_PIXELS
