@@ -41,7 +41,7 @@ from jaxvision.files import write_text
 MODULE = "experiments.export"
 BOUND = 1e-4
 """Most that a probability may differ by where the same crops are computed."""
-BOUND_WHOLE = 0.02
+BOUND_WHOLE = 0.01
 """The same where the graph resizes: pixels are one level of 255 off here and there."""
 
 
@@ -54,10 +54,10 @@ class Config:
     to: Literal["onnx", "stablehlo", "safetensors", "torch"] = "onnx"
     """The form: ONNX takes whole photos, the others crops, made by a file beside."""
     output: Path | None = None
-    """The folder to write, which must not be there yet; by default RUN/export-FORMAT."""
+    """The folder to write, not there yet; by default RUN/export-FORMAT."""
     check: Path | None = None
-    """A folder of photos to prove it on, FOLDER/CLASS/*.jpg or any; by default the run's
-    own validation photos. 256 are taken, evenly, where there are more."""
+    """Photos to prove it on, FOLDER/CLASS/*.jpg or any; by default the run's own
+    validation photos. 256 are taken, evenly, where there are more."""
     quantize: Literal["int8"] | None = None
     """Makes the ONNX model smaller and less exact; the card says by how much."""
 
@@ -79,9 +79,9 @@ def main(config: Config) -> dict[str, float]:
     target = _target(config)
     with tempfile.TemporaryDirectory() as scratch:
         photos = (
-            run_photos(config.run, bundle, Path(scratch), console=console)
+            run_photos(config.run, bundle, Path(scratch))
             if config.check is None
-            else given_photos(config.check, bundle.classes, console=console)
+            else given_photos(config.check, bundle.classes)
         )
         console.say(f"checking on {len(photos.paths)} photos: {photos.source}")
         own, photos = _own(bundle, photos)

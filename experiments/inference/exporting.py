@@ -16,7 +16,7 @@ from converters.to_torch import to_state_dict
 from converters.torch_file import write_torch
 from experiments.command.options import RunError
 from experiments.inference.classifier import make_forward
-from experiments.inference.portable import FORMATS, About, write_about
+from experiments.inference.portable import ABOUT, FORMATS, About, write_about
 from jaxvision import ops
 from jaxvision.files import write_bytes, write_text
 from jaxvision.functional import functionalize
@@ -38,7 +38,7 @@ RESIZE, CROP = {resize}, {crop}
 
 
 def crop(photo):
-    """The middle of a photo: uint8, ({crop}, {crop}, 3), for a batch (n, {crop}, {crop}, 3).
+    """The middle of a photo, uint8 ({crop}, {crop}, 3); a batch stacks several.
 
     `photo` is a PIL image, or what Image.open takes.
     """
@@ -77,7 +77,7 @@ def write_model(folder: Path, which: str, bundle: Bundle) -> None:
     """
     size = bundle.preprocessing
     WRITERS[which](folder / FORMATS[which].file, bundle)
-    write_about(folder / "bundle.json", About(which, bundle.name, bundle.classes, size))
+    write_about(folder / ABOUT, About(which, bundle.name, bundle.classes, size))
     if not FORMATS[which].whole:
         write_text(folder / RECIPE, _RECIPE.format(resize=size.resize, crop=size.crop))
 
@@ -118,9 +118,7 @@ def _write_onnx(path: Path, bundle: Bundle) -> None:
         images = graph.transposed(crops, onnx_graph.FIRST)
         answer = onnx_graph.translate(graph, closed, images)
     except onnx_graph.UntranslatableError as error:
-        raise RunError(
-            f"{bundle.name}: {error}; --to stablehlo has no limits"
-        ) from None
+        raise RunError(f"{bundle.name}: {error}; try --to stablehlo") from None
     graph.add("Identity", answer, output=ANSWER)
     model = graph.model(
         [onnx_graph.images_input(PIXELS, ("n", "height", "width", 3))],

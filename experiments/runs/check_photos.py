@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from converters.bundle import Bundle
-from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from experiments.pages.predictions import read_predictions
 from experiments.runs.folder import CONFIG, open_run
@@ -50,7 +49,7 @@ class Photos(NamedTuple):
         )
 
 
-def given_photos(folder: Path, classes: Sequence[str], *, console: Console) -> Photos:
+def given_photos(folder: Path, classes: Sequence[str]) -> Photos:
     """Those below a folder; classes are known if all lie in folders named like them.
 
     Raises:
@@ -75,7 +74,7 @@ def given_photos(folder: Path, classes: Sequence[str], *, console: Console) -> P
     )
 
 
-def run_photos(run: Path, bundle: Bundle, scratch: Path, *, console: Console) -> Photos:
+def run_photos(run: Path, bundle: Bundle, scratch: Path) -> Photos:
     """The validation photos of a run, those of no file written into `scratch`.
 
     Raises:
@@ -99,7 +98,7 @@ def run_photos(run: Path, bundle: Bundle, scratch: Path, *, console: Console) ->
     chosen = _evenly(len(evaluation), LARGEST)
     names = [evaluation.paths[index] for index in chosen]
     known = {name: name for name in names if Path(name).is_file()}
-    photos = _source_photos(run, console=console, needed=len(known) < len(names))
+    photos = _source_photos(run, needed=len(known) < len(names))
     paths = [_file(name, photos, scratch) for name in names]
     judged = set(evaluation.paths)
     rest = [name for name in photos if name not in judged]
@@ -112,7 +111,7 @@ def run_photos(run: Path, bundle: Bundle, scratch: Path, *, console: Console) ->
         source=(
             f"all {len(names)} validation photos of the run"
             if len(names) == len(evaluation)
-            else f"{len(names)} of the run's {len(evaluation)} validation photos, evenly"
+            else f"{len(names)} of the run's {len(evaluation)} validation photos"
         ),
         calibration=tuple(fitted or paths[:CALIBRATION]),
         calibrated_on="of the training data" if fitted else "those of the proof",
@@ -120,7 +119,7 @@ def run_photos(run: Path, bundle: Bundle, scratch: Path, *, console: Console) ->
     )
 
 
-def _source_photos(run: Path, *, console: Console, needed: bool) -> dict[str, Photo]:
+def _source_photos(run: Path, *, needed: bool) -> dict[str, Photo]:
     """All photographs of the run's data by name; none where they are gone.
 
     Raises:

@@ -185,10 +185,10 @@ def _proved(proof: Proof) -> list[str]:
         else f"the bound is {proof.bound:g}"
     )
     lines = [
-        f"Before this folder was written, a process of its own loaded it on the CPU and "
-        f"predicted {proof.photos} photos ({proof.source}), in {proof.seconds:.0f} s "
-        f"altogether. Against the run's own model in float32 the probabilities differ by "
-        f"{proof.difference:.1e} at most ({bound}); {proof.other_labels} of "
+        "Before this folder was written, a process of its own loaded it on the CPU "
+        f"and predicted {proof.photos} photos ({proof.source}), in "
+        f"{proof.seconds:.0f} s altogether. Against the run's own model in float32 the "
+        f"probabilities differ by {proof.difference:.1e} at most ({bound}); {proof.other_labels} of "
         f"{proof.photos} photos got another label."
     ]
     if proof.accuracy is not None and proof.own_accuracy is not None:
