@@ -61,4 +61,6 @@ def quantize(file: Path, photos: Sequence[Path]) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            # onnxruntime 1.32 fails over it where scales are per channel.
+            extra_options={"QDQDisableWeightAdjustForInt32Bias": True},
         )

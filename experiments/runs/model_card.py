@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.inference.exporting import ANSWER, CROPS, PIXELS, RECIPE
@@ -10,7 +11,6 @@ from experiments.pages.cells import guarded
 
 KNOWN = {
     "data": "Trained on",
-    "backbone": "Backbone",
     "weights": "Began from",
     "epochs": "Epochs",
     "seed": "Seed",
@@ -91,7 +91,8 @@ def _facts(about: About, run: Mapping[str, Any], judged: str) -> dict[str, str]:
     more = len(about.classes) - SHOWN
     facts = {"Architecture": about.name}
     facts["Classes"] = names + (f" and {more} more" if more > 0 else "")
-    facts |= {KNOWN[name]: str(run[name]) for name in KNOWN if name in run}
+    # Of a path the name: the folders above it are nobody else's business.
+    facts |= {KNOWN[name]: Path(str(run[name])).name for name in KNOWN if name in run}
     facts["Validation accuracy of the run"] = judged or "unknown"
     return facts
 
@@ -123,7 +124,7 @@ def _interface(about: About) -> list[str]:
     if about.format == "onnx":
         given = (
             f"`{PIXELS}`: uint8 `(n, height, width, 3)`, RGB, upright, whole photos of "
-            f"any one size. In the graph {recipe}, to 1/255 of Pillow's pixels. "
+            f"any one size. In the graph {recipe}. The pixels are within 1/255 of Pillow's. "
             f"`{CROPS}` inside is {shape}; a runtime without ONNX's antialiased Resize "
             "takes the graph from there: `onnx.utils.extract_model('model.onnx', "
             f"'crops.onnx', ['{CROPS}'], ['{ANSWER}'])`."
@@ -188,8 +189,8 @@ def _proved(proof: Proof) -> list[str]:
         "Before this folder was written, a process of its own loaded it on the CPU "
         f"and predicted {proof.photos} photos ({proof.source}), in "
         f"{proof.seconds:.0f} s altogether. Against the run's own model in float32 the "
-        f"probabilities differ by {proof.difference:.1e} at most ({bound}); {proof.other_labels} of "
-        f"{proof.photos} photos got another label."
+        f"probabilities differ by {proof.difference:.1e} at most ({bound}); "
+        f"{proof.other_labels} of {proof.photos} photos got another label."
     ]
     if proof.accuracy is not None and proof.own_accuracy is not None:
         lines.append(
