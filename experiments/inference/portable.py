@@ -228,7 +228,7 @@ def _of_arrays(bundle: Bundle) -> Predict:
 
 FORMATS = {
     "onnx": Format("model.onnx", _open_onnx, whole=True, needs=("onnx", "onnxruntime")),
-    "stablehlo": Format("model.stablehlo", _open_stablehlo),
+    "stablehlo": Format("model.stablehlo", _open_stablehlo, needs=("flatbuffers",)),
     "safetensors": Format("model.safetensors", _open_safetensors),
     "torch": Format("model.pth", _open_torch),
 }

@@ -124,7 +124,7 @@ def _interface(about: About) -> list[str]:
     if about.format == "onnx":
         given = (
             f"`{PIXELS}`: uint8 `(n, height, width, 3)`, RGB, upright, whole photos of "
-            f"any one size. In the graph {recipe}. The pixels are within 1/255 of Pillow's. "
+            f"any one size. In the graph {recipe}; pixels are within 1/255 of Pillow's. "
             f"`{CROPS}` inside is {shape}; a runtime without ONNX's antialiased Resize "
             "takes the graph from there: `onnx.utils.extract_model('model.onnx', "
             f"'crops.onnx', ['{CROPS}'], ['{ANSWER}'])`."
