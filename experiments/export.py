@@ -40,9 +40,7 @@ from jaxvision.files import write_text
 
 MODULE = "experiments.export"
 BOUND = 1e-4
-"""Most that a probability may differ by where the same crops are computed."""
-BOUND_WHOLE = 0.01
-"""The same where the graph resizes: pixels are one level of 255 off here and there."""
+"""Most that a probability may differ by."""
 
 
 @dataclass(frozen=True)
@@ -229,18 +227,17 @@ def _compare(
     Raises:
       RunError: the export is not the same model.
     """
-    bound = BOUND_WHOLE if FORMATS[config.to].whole else BOUND
     difference = float(np.abs(own - theirs).max())
-    if not np.isfinite(theirs).all() or (not config.quantize and difference > bound):
+    if not np.isfinite(theirs).all() or (not config.quantize and difference > BOUND):
         raise RunError(
             f"the export's probabilities differ by {difference:.1e} from the run's, "
-            f"more than {bound:g}: nothing is written"
+            f"more than {BOUND:g}: nothing is written"
         )
     labels = photos.labels
     return Proof(
         photos=len(own),
         source=photos.source,
-        bound=None if config.quantize else bound,
+        bound=None if config.quantize else BOUND,
         difference=difference,
         other_labels=int((own.argmax(1) != theirs.argmax(1)).sum()),
         accuracy=None if labels is None else float((theirs.argmax(1) == labels).mean()),

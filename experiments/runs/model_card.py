@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.inference.exporting import ANSWER, CROPS, PIXELS, RECIPE
+from experiments.inference.exporting import ANSWER, CROPS, PIXELS, PLATFORMS, RECIPE
 from experiments.inference.portable import FORMATS, About
 from experiments.pages.cells import guarded
 
@@ -112,43 +112,43 @@ def _interface(about: About) -> list[str]:
         f"Pillow's), and the middle {size.crop} x {size.crop} are cut out; what is "
         "missing is black"
     )
+    where = "the model does" if about.format in _PROGRAMS else "the caller does"
     inside = (
         f"Scaling to [0, 1] and normalisation (mean {_numbers(size.mean)}, standard "
-        f"deviation {_numbers(size.std)}) are in the model."
+        f"deviation {_numbers(size.std)}) {where}."
     )
     if size.mirror:
-        inside += " The answer is the mean over the photo and its mirror image."
+        inside += (
+            " The answer is the mean of the probabilities over the photo and its "
+            f"mirror image, which {where}."
+        )
     order = "Class `i` is the `i`-th of `classes` in `bundle.json`."
     shape = f"uint8 `(n, {size.crop}, {size.crop}, 3)`"
     code = _CODE[about.format].format(crop=size.crop)
     if about.format == "onnx":
         given = (
             f"`{PIXELS}`: uint8 `(n, height, width, 3)`, RGB, upright, whole photos of "
-            f"any one size. In the graph {recipe}; pixels are within 1/255 of Pillow's. "
-            f"`{CROPS}` inside is {shape}; a runtime without ONNX's antialiased Resize "
-            "takes the graph from there: `onnx.utils.extract_model('model.onnx', "
+            f"any one size. In the graph {recipe}, to Pillow's bits. "
+            f"`{CROPS}` inside is {shape}; the graph from there on alone is "
+            "`onnx.utils.extract_model('model.onnx', "
             f"'crops.onnx', ['{CROPS}'], ['{ANSWER}'])`."
         )
     else:
         given = (
             f"The model takes crops, {shape}, RGB. `{RECIPE}` makes them of photos, as "
             f"in training and to the bit: {recipe}. It is not in the model, because a "
-            "program of XLA's has fixed sizes and would be compiled for each."
+            "program of XLA's has fixed sizes and would be compiled for each. JAX "
+            "reads the program for six months after the version that wrote it, and "
+            f"runs it on {', '.join(PLATFORMS)}."
             if about.format == "stablehlo"
-            else f"The tensors take crops, {shape}, RGB, from `{RECIPE}`: {recipe}."
+            else f"The network takes crops, {shape}, RGB, from `{RECIPE}`: {recipe}."
         )
-    answer = (
-        f"The answer is float32 `(n, {len(about.classes)})`: {_ANSWERS[about.format]}."
-    )
+    answer = f"The answer is float32 `(n, {len(about.classes)})`: {words}."
     return [given, inside, f"{answer} {order}", f"```python\n{code}\n```"]
 
 
-_ANSWERS = {
-    "onnx": "probabilities",
-    "stablehlo": "probabilities",
-    "safetensors": "logits, of which a softmax makes probabilities",
-    "torch": "logits, of which a softmax makes probabilities",
-}
+_PROGRAMS = ("onnx", "stablehlo")
+"""Formats that hold what is computed, and not the tensors alone."""
 _CODE = {
     "onnx": """\
 import numpy, onnxruntime
