@@ -12,7 +12,7 @@ from PIL import Image
 from converters.bundle import save_bundle
 from experiments import export
 from experiments.export import Config
-from experiments.inference import onnx_graph
+from experiments.inference import onnx_graph, onnx_rules
 from experiments.inference.classifier import make_predict
 from experiments.inference.exporting import write_model
 from experiments.inference.onnx_photo import add_crop
@@ -105,17 +105,17 @@ def test_max_pooling_and_batch_norm_are_onnx_operators(monkeypatch):
         return apply(params, stats, to_float(images))[0]
 
     graph = onnx_graph.Graph()
-    onnx_graph.translate(graph, onnx_graph.trace(network, crop=32), "images")
+    onnx_rules.translate(graph, onnx_rules.trace(network, crop=32), "images")
     used = {node.op_type for node in graph.nodes}
     assert "MaxPool" in used and not used & {"Slice", "Sqrt", "Reciprocal"}
 
 
 def test_what_has_no_rule_is_named():
-    closed = onnx_graph.trace(
+    closed = onnx_rules.trace(
         lambda x: jnp.sort(x.astype(jnp.float32)).sum((1, 2)), crop=8
     )
-    with pytest.raises(onnx_graph.UntranslatableError, match="sort"):
-        onnx_graph.translate(onnx_graph.Graph(), closed, "images")
+    with pytest.raises(onnx_rules.UntranslatableError, match="sort"):
+        onnx_rules.translate(onnx_graph.Graph(), closed, "images")
 
 
 PRIMITIVES = {
@@ -146,7 +146,7 @@ def test_primitives_are_those_of_jax(name):
 
     graph = onnx_graph.Graph()
     inner = graph.transposed("images", onnx_graph.FIRST)
-    result = onnx_graph.translate(graph, onnx_graph.trace(network, crop=8), inner)
+    result = onnx_rules.translate(graph, onnx_rules.trace(network, crop=8), inner)
     model = graph.model(
         [onnx_graph.images_input("images", ("n", 8, 8, 3))],
         [onnx_graph.table_output(result, ("n", "c"))],

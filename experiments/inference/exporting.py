@@ -105,7 +105,7 @@ def _traced_for_all() -> Iterator[None]:
 
 def _write_onnx(path: Path, bundle: Bundle) -> None:
     # Here, because the library comes with an extra.
-    from experiments.inference import onnx_graph, onnx_photo
+    from experiments.inference import onnx_graph, onnx_photo, onnx_rules
 
     size = bundle.preprocessing
     graph = onnx_graph.Graph()
@@ -114,10 +114,10 @@ def _write_onnx(path: Path, bundle: Bundle) -> None:
     )
     try:
         with _traced_for_all():
-            closed = onnx_graph.trace(_network(bundle), crop=size.crop)
+            closed = onnx_rules.trace(_network(bundle), crop=size.crop)
         images = graph.transposed(crops, onnx_graph.FIRST)
-        answer = onnx_graph.translate(graph, closed, images)
-    except onnx_graph.UntranslatableError as error:
+        answer = onnx_rules.translate(graph, closed, images)
+    except onnx_rules.UntranslatableError as error:
         raise RunError(f"{bundle.name}: {error}; try --to stablehlo") from None
     graph.add("Identity", answer, output=ANSWER)
     model = graph.model(
@@ -138,7 +138,7 @@ def _write_stablehlo(path: Path, bundle: Bundle) -> None:
     shape = jax.ShapeDtypeStruct((count, crop, crop, 3), np.uint8)
     with _traced_for_all():
         program = export.export(jax.jit(_network(bundle)), platforms=PLATFORMS)(shape)
-    write_bytes(path, program.serialize())
+    write_bytes(path, bytes(program.serialize()))
 
 
 def _write_safetensors(path: Path, bundle: Bundle) -> None:

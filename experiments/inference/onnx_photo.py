@@ -27,8 +27,8 @@ def add_crop(graph: Graph, photos: str, *, resize: int, crop: int, output: str) 
       crop: side of the square in its middle.
       output: the name of what comes out, uint8 `(n, crop, crop, 3)`.
     """
-    height = graph.add("Shape", photos, start=1, end=2)
-    width = graph.add("Shape", photos, start=2, end=3)
+    height = graph.add("Shape", photos, options={"start": 1, "end": 2})
+    width = graph.add("Shape", photos, options={"start": 2, "end": 3})
     short = graph.add("Min", height, width)
     rows, columns = (
         _weights(graph, side, short, resize=resize, crop=crop)
@@ -49,8 +49,8 @@ def add_crop(graph: Graph, photos: str, *, resize: int, crop: int, output: str) 
     x = _rounded(graph, graph.add("MatMul", rows, x))
     if tall is not None:
         x = graph.add("Where", tall, graph.transposed(x, TURNED), x)
-    x = graph.add("Cast", x, to=int(TensorProto.UINT8))
-    return graph.add("Transpose", x, perm=list(LAST), output=output)
+    x = graph.add("Cast", x, options={"to": int(TensorProto.UINT8)})
+    return graph.add("Transpose", x, output=output, options={"perm": list(LAST)})
 
 
 def _weights(graph: Graph, side: str, short: str, *, resize: int, crop: int) -> str:
@@ -70,20 +70,22 @@ def _weights(graph: Graph, side: str, short: str, *, resize: int, crop: int) -> 
     odd = graph.add("Mul", graph.add("Mod", spare, two), graph.add("Mod", half, two))
     first = graph.add("Sub", graph.add("Add", half, odd), before)
     # One column: the places of the crop's pixels in the resized photo.
-    place = graph.add("Add", graph.constant([[i] for i in range(crop)], "int64"), first)
+    place = graph.add(
+        "Add", graph.constant([[i] for i in range(crop)], dtype="int64"), first
+    )
     scale = graph.add("Div", _float(graph, side), _float(graph, size))
     stretch = graph.add("Max", scale, _number(graph, 1))
     center = graph.add(
         "Mul", graph.add("Add", _float(graph, place), _number(graph, 0.5)), scale
     )
     count = graph.add("Squeeze", side)
-    zero, step = (graph.constant(value, "int64") for value in (0, 1))
+    zero, step = (graph.constant(value, dtype="int64") for value in (0, 1))
     pixel = _float(graph, graph.add("Range", zero, count, step))
     pixel = graph.add("Add", pixel, _number(graph, 0.5))
     distance = graph.add("Div", graph.add("Sub", pixel, center), stretch)
     weight = graph.add("Sub", _number(graph, 1), graph.add("Abs", distance))
     weight = graph.add("Max", weight, _number(graph, 0))
-    total = graph.add("ReduceSum", weight, one, keepdims=1)
+    total = graph.add("ReduceSum", weight, one, options={"keepdims": 1})
     inside = graph.add(
         "And",
         graph.add("GreaterOrEqual", place, graph.integers(0)),
@@ -114,7 +116,7 @@ def _choose(graph: Graph, condition: str, yes: str, no: str) -> str:
         node = helper.make_node("Identity", [value], [out])
         known = helper.make_empty_tensor_value_info(out)
         branches[name] = helper.make_graph([node], name, [], [known])
-    return graph.add("If", condition, **branches)
+    return graph.add("If", condition, options=branches)
 
 
 def _rounded(graph: Graph, x: str) -> str:
@@ -126,8 +128,8 @@ def _rounded(graph: Graph, x: str) -> str:
 
 
 def _float(graph: Graph, name: str) -> str:
-    return graph.add("Cast", name, to=int(TensorProto.DOUBLE))
+    return graph.add("Cast", name, options={"to": int(TensorProto.DOUBLE)})
 
 
 def _number(graph: Graph, value: float) -> str:
-    return graph.constant(value, "float64")
+    return graph.constant(value, dtype="float64")

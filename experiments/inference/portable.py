@@ -89,7 +89,7 @@ def open_portable(path: Path) -> Portable:
             bundle.name,
             bundle.classes,
             bundle.preprocessing,
-            lambda: make_predict(bundle),
+            lambda: _of_arrays(bundle),
             bundle=bundle,
         )
     about = read_about(path / ABOUT)

@@ -143,6 +143,11 @@ def _interface(about: About) -> list[str]:
             if about.format == "stablehlo"
             else f"The network takes crops, {shape}, RGB, from `{RECIPE}`: {recipe}."
         )
+    words = (
+        "probabilities"
+        if about.format in _PROGRAMS
+        else "logits, of which a softmax makes probabilities"
+    )
     answer = f"The answer is float32 `(n, {len(about.classes)})`: {words}."
     return [given, inside, f"{answer} {order}", f"```python\n{code}\n```"]
 
