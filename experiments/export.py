@@ -89,7 +89,7 @@ def main(config: Config) -> dict[str, float]:
             theirs, seconds = _in_a_process(folder, photos, bundle.classes)
             proof = _compare(config, photos, own, theirs, seconds)
             size = (folder / FORMATS[config.to].file).stat().st_size
-            about = About(config.to, bundle.name, bundle.classes, bundle.preprocessing)
+            about = About(config.to, bundle.name, *bundle[2:])
             card = model_card(
                 about,
                 proof,

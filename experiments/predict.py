@@ -15,15 +15,16 @@ from PIL import Image
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
+from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, check_limits, limited
 from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.classifier import BATCH, Explain, explainer
+from experiments.inference.inputs import find_images
 from experiments.inference.portable import Portable, open_portable, read_photos
 from experiments.pages.photos import overlay
-from experiments.pages.predictions import write_predictions
-from jaxvision.data import image_files
-from jaxvision.data.decode import extensions
+from experiments.pages.predictions import UNSURE, write_predictions
+from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.files import atomic_path
 
@@ -50,6 +51,9 @@ class Config:
     """How many classes to name for each image."""
     csv: Path | None = None
     """A table to write: path, prediction, confidence, one probability a class."""
+    precision: float | None = limited(None, limits.chance)
+    """The share of answers that must be right, such as 0.95: an image of which the
+    model is less sure than that takes, by its validation images, is unsure."""
     explain: bool = False
     """Write a picture of each image and where in it the model found its answer."""
     output: Path = Path("explained")
@@ -70,6 +74,8 @@ class Seen(NamedTuple):
 def main(config: Config) -> dict[str, int]:
     """Predicts, and returns how many images were `predicted` and were `unreadable`.
 
+    With a precision, also of how many it was `unsure`.
+
     Raises:
       UsageError: there is no such model, or there are no images.
       RunError: some files could not be read, or some pictures not be written; all else
@@ -78,6 +84,7 @@ def main(config: Config) -> dict[str, int]:
     console = Console()
     model = open_portable(config.run)
     paths = find_images(config.images, console=console)
+    limit = _limit(model, config.precision)
     explain = _explainer(model) if config.explain else None
     predict = model.make_predict()
     unreadable: list[str] = []
@@ -86,15 +93,23 @@ def main(config: Config) -> dict[str, int]:
     for seen in _read(paths, model, unreadable, guesses):
         rows.append(predict(seen.images))
         for path, row in zip(seen.paths, rows[-1], strict=True):
-            console.say(f"{path}: {_line(row, model.classes, config.top)}")
+            unsure = f"{UNSURE}; " if row.max() < limit else ""
+            console.say(f"{path}: {unsure}{_line(row, model.classes, config.top)}")
         done += seen.paths
     table = np.concatenate(rows)
     for line in guessed(guesses):
         console.say(f"WARNING: {line}", style="bold yellow")
     if config.csv is not None:
         names = [str(path) for path in done]
-        write_predictions(config.csv, names, table, model.classes)
+        write_predictions(config.csv, names, table, model.classes, limit=limit)
         console.say(f"table: {config.csv}")
+    numbers = {"predicted": len(done), "unreadable": len(unreadable)}
+    if config.precision is not None:
+        numbers["unsure"] = int((table.max(axis=1, initial=0) < limit).sum())
+        console.say(
+            f"{UNSURE}: {numbers['unsure']} of {len(done)} images, with a probability "
+            f"below {limit:.3f}"
+        )
     failed = []
     if explain is not None and done:
         # After the table, which no picture that cannot be written is to prevent.
@@ -106,7 +121,23 @@ def main(config: Config) -> dict[str, int]:
     for line in failed:
         console.say(f"not written: {line}", style="bold yellow")
     _check_all(unreadable, failed, len(paths))
-    return {"predicted": len(done), "unreadable": len(unreadable)}
+    return numbers
+
+
+def _limit(model: Portable, precision: float | None) -> float:
+    """The probability below which the model is unsure.
+
+    Raises:
+      UsageError: its validation images do not tell.
+    """
+    if precision is None:
+        return 0.0
+    if UNSURE in model.classes:
+        raise UsageError(f"--precision: the model has a class {UNSURE!r} of its own")
+    try:
+        return model.certainty.threshold(precision)
+    except ValueError as error:
+        raise UsageError(f"--precision {precision:g}: {error}") from error
 
 
 def _explainer(model: Portable) -> Explain:
@@ -142,40 +173,6 @@ def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> 
         raise RunError("; ".join(words))
 
 
-def find_images(given: Sequence[Path], *, console: Console | None = None) -> list[Path]:
-    """The files themselves, and the images below the folders, as training has them.
-
-    Args:
-      given: files and folders.
-      console: is told what else the folders hold.
-
-    Raises:
-      UsageError: nothing is given, or a folder without images.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        try:
-            inside = image_files.find_images(path)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        others = image_files.passed_over(inside.others)
-        if not inside.images:
-            raise UsageError(
-                f"{path}: no images in this folder ({' '.join(extensions())})"
-                + "".join(f"; {line}" for line in others)
-            )
-        for line in others:
-            if console is not None:
-                console.say(f"WARNING: {line}", style="bold yellow")
-        found += map(Path, inside.images)
-    if not found:
-        raise UsageError("name the images, or folders of images, after the run")
-    return found
-
-
 def _read(
     paths: Sequence[Path],
     model: Portable,
@@ -187,7 +184,7 @@ def _read(
     for start in range(0, len(paths), step):
         chunk = paths[start : start + step]
         images, bad = read_photos(
-            [image_files.file_photo(path) for path in chunk], model, guesses=guesses
+            [file_photo(path) for path in chunk], model, guesses=guesses
         )
         unreadable += [f"{chunk[index]}: {reason}" for index, reason in bad.items()]
         sound = tuple(path for index, path in enumerate(chunk) if index not in bad)

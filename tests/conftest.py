@@ -30,7 +30,7 @@ EXTRAS = {
     "app": NEEDED,
     "torch": ("torch", "torchvision"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
-    "test": ("array_record", "tensorflow_datasets"),
+    "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),
 }
 """What the tests import of each extra, beside the requirements of pytest itself."""
 MISSING = {

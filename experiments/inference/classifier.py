@@ -12,6 +12,7 @@ import numpy as np
 from converters.bundle import Bundle, load_bundle
 from experiments.command.options import UsageError
 from jaxvision import gradcam, models
+from jaxvision.calibration import temper
 from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize, mirrored
 from jaxvision.precision import fast_dtype
@@ -91,7 +92,8 @@ def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
             np.asarray(forward(params, stats, batch), np.float64)[:count]
             for batch, count in batches(images)
         ]
-        return softmax(np.concatenate([np.zeros((0, len(bundle.classes))), *logits]))
+        scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
+        return np.asarray(temper(softmax(scores), bundle.certainty.temperature))
 
     return predict
 

@@ -76,8 +76,13 @@ def write_model(folder: Path, which: str, bundle: Bundle) -> None:
       RunError: the model has no such form.
     """
     size = bundle.preprocessing
+    if size.fit != "crop":
+        raise RunError(
+            f"the model sees photos whole (--fit {size.fit}), and an export can only "
+            "crop: train with --fit crop, or use predict"
+        )
     WRITERS[which](folder / FORMATS[which].file, bundle)
-    write_about(folder / ABOUT, About(which, bundle.name, bundle.classes, size))
+    write_about(folder / ABOUT, About(which, bundle.name, *bundle[2:]))
     if not FORMATS[which].whole:
         write_text(folder / RECIPE, _RECIPE.format(resize=size.resize, crop=size.crop))
 
@@ -85,7 +90,8 @@ def write_model(folder: Path, which: str, bundle: Bundle) -> None:
 def _network(bundle: Bundle) -> Callable[[jax.Array], jax.Array]:
     """Probabilities of uint8 crops, float32; the weights are constants in it."""
     forward, params, stats = make_forward(bundle)
-    return lambda images: jax.nn.softmax(forward(params, stats, images))
+    heat = bundle.certainty.temperature
+    return lambda images: jax.nn.softmax(forward(params, stats, images) / heat)
 
 
 @contextmanager
@@ -150,6 +156,7 @@ def _write_safetensors(path: Path, bundle: Bundle) -> None:
         stats,
         classes=bundle.classes,
         preprocessing=bundle.preprocessing,
+        certainty=bundle.certainty,
     )
 
 

@@ -12,7 +12,15 @@ import numpy as np
 from jax import export
 from PIL import Image
 
-from converters.bundle import Bundle, load_bundle, parse_preprocessing
+from converters.bundle import (
+    UNKNOWN,
+    Bundle,
+    Certainty,
+    load_bundle,
+    parse_certainty,
+    parse_preprocessing,
+    told,
+)
 from converters.from_torch import convert
 from converters.weights import load_state_dict
 from experiments.command.options import RunError, UsageError
@@ -42,6 +50,7 @@ class Portable(NamedTuple):
       make_predict: compiles or loads what predicts.
       whole: whether that takes whole photographs, and resizes and crops them itself.
       bundle: the model, where its own layers are at hand.
+      certainty: its temperature, which is in the predictions, and its thresholds.
     """
 
     name: str
@@ -50,6 +59,7 @@ class Portable(NamedTuple):
     make_predict: Callable[[], Predict]
     whole: bool = False
     bundle: Bundle | None = None
+    certainty: Certainty = UNKNOWN
 
 
 class About(NamedTuple):
@@ -59,6 +69,7 @@ class About(NamedTuple):
     name: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    certainty: Certainty
 
 
 class Format(NamedTuple):
@@ -91,6 +102,7 @@ def open_portable(path: Path) -> Portable:
             bundle.preprocessing,
             lambda: _of_arrays(bundle),
             bundle=bundle,
+            certainty=bundle.certainty,
         )
     about = read_about(path / ABOUT)
     check_installed(about.format)
@@ -104,6 +116,7 @@ def open_portable(path: Path) -> Portable:
         about.preprocessing,
         lambda: kind.open(file, about),
         whole=kind.whole,
+        certainty=about.certainty,
     )
 
 
@@ -121,8 +134,13 @@ def read_about(file: Path) -> About:
         if not classes or not all(isinstance(name, str) for name in classes):
             raise ValueError("the classes are no names")
         preprocessing = parse_preprocessing(file, said["preprocessing"])
+        certainty = parse_certainty(file, said.get("certainty", {}))
         return About(
-            said["format"], said["architecture"], tuple(classes), preprocessing
+            said["format"],
+            said["architecture"],
+            tuple(classes),
+            preprocessing,
+            certainty,
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -136,7 +154,8 @@ def write_about(file: Path, about: About) -> None:
         "file": FORMATS[about.format].file,
         "architecture": about.name,
         "classes": about.classes,
-        "preprocessing": dataclasses.asdict(about.preprocessing),
+        "preprocessing": told(about.preprocessing),
+        "certainty": dataclasses.asdict(about.certainty),
     }
     write_text(file, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 
@@ -160,7 +179,9 @@ def read_photos(
     """
     size = model.preprocessing
     if not model.whole:
-        return read_crops(photos, resize=size.resize, crop=size.crop, guesses=guesses)
+        return read_crops(
+            photos, resize=size.resize, crop=size.crop, fit=size.fit, guesses=guesses
+        )
 
     def pixels(index: int, image: Image.Image) -> np.ndarray:
         return np.asarray(resizable(image, size.resize))
@@ -218,7 +239,7 @@ def _open_torch(file: Path, about: About) -> Predict:
         model = convert(abstract, load_state_dict(file))
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
-    return _of_arrays(Bundle(about.name, model, about.classes, about.preprocessing))
+    return _of_arrays(Bundle(about.name, model, *about[2:]))
 
 
 def _of_arrays(bundle: Bundle) -> Predict:

@@ -143,10 +143,12 @@ def _interface(about: About) -> list[str]:
             if about.format == "stablehlo"
             else f"The network takes crops, {shape}, RGB, from `{RECIPE}`: {recipe}."
         )
+    heat = about.certainty.temperature
     words = (
         "probabilities"
         if about.format in _PROGRAMS
         else "logits, of which a softmax makes probabilities"
+        + (f", after division by {heat:.6g}" if heat != 1 else "")
     )
     answer = f"The answer is float32 `(n, {len(about.classes)})`: {words}."
     return [given, inside, f"{answer} {order}", f"```python\n{code}\n```"]
