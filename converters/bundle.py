@@ -59,7 +59,7 @@ def save_bundle(
     metadata = {
         "architecture": name,
         "classes": json.dumps(classes),
-        "preprocessing": json.dumps(_told(preprocessing)),
+        "preprocessing": json.dumps(told(preprocessing)),
         "format": "pt",
     }
     if certainty is not None:
@@ -88,7 +88,10 @@ def load_bundle(path: str | Path) -> Bundle:
         raise ValueError(f"{path}: its metadata are damaged ({error})") from None
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"{path}: its metadata are damaged (the classes are no names)")
-    preprocessing, certainty = _preprocessing(path, said), _certainty(path, sure)
+    preprocessing, certainty = (
+        parse_preprocessing(path, said),
+        parse_certainty(path, sure),
+    )
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
     abstract = models.abstract(name, num_classes=len(classes))
@@ -127,7 +130,7 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
         raise ValueError(f"{path} is not the model.safetensors of a run") from error
 
 
-def _told(preprocessing: Preprocessing) -> dict[str, Any]:
+def told(preprocessing: Preprocessing) -> dict[str, Any]:
     """What the metadata say of it.
 
     Versions that know of no fit crop, and refuse a file that has one.
@@ -138,7 +141,7 @@ def _told(preprocessing: Preprocessing) -> dict[str, Any]:
     return said
 
 
-def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
+def parse_preprocessing(path: str | Path, said: Any) -> Preprocessing:
     """What the metadata say of it, each value looked at.
 
     Raises:
@@ -170,7 +173,7 @@ def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
     return Preprocessing(**values)
 
 
-def _certainty(path: str | Path, said: Any) -> Certainty:
+def parse_certainty(path: str | Path, said: Any) -> Certainty:
     """What the metadata say of it; older files say nothing.
 
     Raises:

@@ -15,29 +15,24 @@ from PIL import Image
 from tyro import MISSING
 from tyro.conf import Positional, arg
 
-from converters.bundle import Bundle
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, check_limits, limited
 from experiments.command.options import RunError, UsageError, run_cli
-from experiments.inference.classifier import (
-    BATCH,
-    Explain,
-    explainer,
-    make_predict,
-    open_model,
-)
+from experiments.inference.classifier import BATCH, Explain, explainer
 from experiments.inference.inputs import find_images
+from experiments.inference.portable import Portable, open_portable, read_photos
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import UNSURE, write_predictions
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
-from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
 
 MODULE = "experiments.predict"
 CHUNK = 8 * BATCH
 """Images that are decoded before the next step: what bounds the memory."""
+WHOLE = 8
+"""The same of photographs that a model takes whole."""
 LONGEST = 240
 """Bytes of a picture's name, beside what tells equal ones apart; systems take 255."""
 
@@ -47,7 +42,7 @@ class Config:
     """Names what photographs show, with the model of a run."""
 
     run: Annotated[Positional[Path], arg(metavar="RUN")] = MISSING
-    """A run's folder, or its model.safetensors, which is enough."""
+    """A run's folder, or its model.safetensors, or the folder of an export."""
     images: Annotated[
         Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER...")
     ] = ()
@@ -73,7 +68,7 @@ class Seen(NamedTuple):
     """Images that could be read, as the model sees them."""
 
     paths: tuple[Path, ...]
-    images: np.ndarray
+    images: Sequence[np.ndarray] | np.ndarray
 
 
 def main(config: Config) -> dict[str, int]:
@@ -87,31 +82,26 @@ def main(config: Config) -> dict[str, int]:
         is.
     """
     console = Console()
-    bundle = open_model(config.run)
+    model = open_portable(config.run)
     paths = find_images(config.images, console=console)
-    limit = _limit(bundle, config.precision)
-    predict = make_predict(bundle)
-    explain = explainer(bundle) if config.explain else None
-    if config.explain and explain is None:
-        raise UsageError(
-            f"--explain: {bundle.name} has no convolutional maps, and Grad-CAM needs "
-            "them"
-        )
+    limit = _limit(model, config.precision)
+    explain = _explainer(model) if config.explain else None
+    predict = model.make_predict()
     unreadable: list[str] = []
     guesses: Guesses = {}
-    done, rows = [], [np.zeros((0, len(bundle.classes)))]
-    for seen in _read(paths, bundle, unreadable, guesses):
+    done, rows = [], [np.zeros((0, len(model.classes)))]
+    for seen in _read(paths, model, unreadable, guesses):
         rows.append(predict(seen.images))
         for path, row in zip(seen.paths, rows[-1], strict=True):
             unsure = f"{UNSURE}; " if row.max() < limit else ""
-            console.say(f"{path}: {unsure}{_line(row, bundle.classes, config.top)}")
+            console.say(f"{path}: {unsure}{_line(row, model.classes, config.top)}")
         done += seen.paths
     table = np.concatenate(rows)
     for line in guessed(guesses):
         console.say(f"WARNING: {line}", style="bold yellow")
     if config.csv is not None:
         names = [str(path) for path in done]
-        write_predictions(config.csv, names, table, bundle.classes, limit=limit)
+        write_predictions(config.csv, names, table, model.classes, limit=limit)
         console.say(f"table: {config.csv}")
     numbers = {"predicted": len(done), "unreadable": len(unreadable)}
     if config.precision is not None:
@@ -124,7 +114,7 @@ def main(config: Config) -> dict[str, int]:
     if explain is not None and done:
         # After the table, which no picture that cannot be written is to prevent.
         answers = dict(zip(done, table.argmax(axis=1).tolist(), strict=True))
-        failed = _write_explanations(answers, bundle, explain, config.output)
+        failed = _write_explanations(answers, model, explain, config.output)
         console.say(f"explanations: {config.output}")
     for line in unreadable:
         console.say(f"not read: {line}", style="bold yellow")
@@ -134,7 +124,7 @@ def main(config: Config) -> dict[str, int]:
     return numbers
 
 
-def _limit(bundle: Bundle, precision: float | None) -> float:
+def _limit(model: Portable, precision: float | None) -> float:
     """The probability below which the model is unsure.
 
     Raises:
@@ -142,12 +132,29 @@ def _limit(bundle: Bundle, precision: float | None) -> float:
     """
     if precision is None:
         return 0.0
-    if UNSURE in bundle.classes:
+    if UNSURE in model.classes:
         raise UsageError(f"--precision: the model has a class {UNSURE!r} of its own")
     try:
-        return bundle.certainty.threshold(precision)
+        return model.certainty.threshold(precision)
     except ValueError as error:
         raise UsageError(f"--precision {precision:g}: {error}") from error
+
+
+def _explainer(model: Portable) -> Explain:
+    """Grad-CAM, where the model can be looked into.
+
+    Raises:
+      UsageError: it cannot.
+    """
+    if model.bundle is None:
+        raise UsageError("--explain: give the run itself; its export has no gradients")
+    explain = explainer(model.bundle)
+    if explain is None:
+        raise UsageError(
+            f"--explain: {model.name} has no convolutional maps, and Grad-CAM needs "
+            "them"
+        )
+    return explain
 
 
 def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> None:
@@ -168,20 +175,16 @@ def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> 
 
 def _read(
     paths: Sequence[Path],
-    bundle: Bundle,
+    model: Portable,
     unreadable: list[str],
     guesses: Guesses | None = None,
 ) -> Iterator[Seen]:
     """Chunk by chunk; what cannot be read is added to `unreadable`."""
-    size = bundle.preprocessing
-    for start in range(0, len(paths), CHUNK):
-        chunk = paths[start : start + CHUNK]
-        images, bad = read_crops(
-            [file_photo(path) for path in chunk],
-            resize=size.resize,
-            crop=size.crop,
-            fit=size.fit,
-            guesses=guesses,
+    step = WHOLE if model.whole else CHUNK
+    for start in range(0, len(paths), step):
+        chunk = paths[start : start + step]
+        images, bad = read_photos(
+            [file_photo(path) for path in chunk], model, guesses=guesses
         )
         unreadable += [f"{chunk[index]}: {reason}" for index, reason in bad.items()]
         sound = tuple(path for index, path in enumerate(chunk) if index not in bad)
@@ -194,7 +197,7 @@ def _line(row: np.ndarray, classes: Sequence[str], top: int) -> str:
 
 
 def _write_explanations(
-    answers: Mapping[Path, int], bundle: Bundle, explain: Explain, output: Path
+    answers: Mapping[Path, int], model: Portable, explain: Explain, output: Path
 ) -> list[str]:
     """The crops, each beside the same with the heat of the predicted class.
 
@@ -202,16 +205,16 @@ def _write_explanations(
       A line for each that could not be written.
     """
     failed, taken = [], set()
-    for seen in _read(list(answers), bundle, failed):
+    for seen in _read(list(answers), model, failed):
         guess = np.array([answers[path] for path in seen.paths], np.int64)
-        heat = explain(seen.images, guess)
+        heat = explain(np.asarray(seen.images), guess)
         for place, path in enumerate(seen.paths):
             side = heat.shape[1]
             photo = Image.fromarray(seen.images[place])
             photo = photo.resize((side, side), Image.Resampling.BICUBIC)
             looked = overlay(seen.images[place], heat[place])
             both = np.concatenate([np.asarray(photo), looked], axis=1)
-            name = _free(path.stem, bundle.classes[int(guess[place])], taken)
+            name = _free(path.stem, model.classes[int(guess[place])], taken)
             try:
                 with atomic_path(output / name) as temporary:
                     Image.fromarray(both).save(temporary)

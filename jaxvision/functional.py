@@ -103,9 +103,9 @@ def mirrored(apply: Apply) -> Apply:
     def both(params: Tree, stats: Tree, images: Images, *, key: PRNGKey | None = None):
         if key is not None:
             return apply(params, stats, images, key=key)
-        pair = jnp.concatenate([images, images[:, :, ::-1]])
+        pair = jnp.concatenate([images, jnp.flip(images, axis=2)])
         out, stats = apply(params, stats, pair)
-        log_probs = jax.nn.log_softmax(out).reshape(2, len(images), -1)
+        log_probs = jax.nn.log_softmax(out).reshape(2, images.shape[0], -1)
         return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(2), stats
 
     return both

@@ -15,6 +15,7 @@ from PIL import Image
 from converters.bundle import save_bundle
 from experiments import predict
 from experiments.command.options import RunError, UsageError, run_cli
+from experiments.inference.classifier import open_model
 from experiments.pages.predictions import read_predictions
 from experiments.predict import Config
 from jaxvision import gradcam, models
@@ -121,7 +122,7 @@ def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
     with Image.open(output / names[0]) as picture:
         pixels = np.asarray(picture)
     assert pixels.shape == (224, 448, 3)
-    bundle = predict.open_model(small)
+    bundle = open_model(small)
     crop = eval_image(Image.open(photos[0]), resize=36, crop=32)
     left = Image.fromarray(crop).resize((224, 224), Image.Resampling.BICUBIC)
     assert any(
@@ -131,7 +132,7 @@ def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
     heat = predict.explainer(bundle)
     assert heat is not None
     ours = heat(crop[None], np.array([1]))
-    bundle = predict.open_model(small)
+    bundle = open_model(small)
     probe = gradcam.probe("features.10")
     apply, params, stats = functionalize(bundle.model, forward=probe)
     images = normalize(to_float(crop[None]))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize, mirrored
 from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing, normalize, to_float
+from jaxvision.typing import Tree
 
 MODEL = "model.safetensors"
 BATCH = 32
@@ -56,20 +58,39 @@ def open_model(run: Path) -> Bundle:
     return bundle
 
 
-def make_predict(bundle: Bundle) -> Predict:
-    """What the model says of images that are squares already, after its temperature."""
-    apply, params, stats = functionalize(bundle.model, dtype=_dtype())
+def make_forward(
+    bundle: Bundle, *, half: bool = False
+) -> tuple[Callable[..., jax.Array], Tree, Tree]:
+    """`forward(params, stats, images) -> logits` of uint8 crops, and its arrays.
+
+    Args:
+      bundle: the model.
+      half: whether to compute in half precision where that is what is fast.
+    """
+    apply, params, stats = functionalize(bundle.model, dtype=_dtype() if half else None)
     if bundle.preprocessing.mirror:
         apply = mirrored(apply)
 
-    @jax.jit
-    def forward(params, stats, images):
+    def forward(params: Tree, stats: Tree, images: Any) -> jax.Array:
         return apply(params, stats, _prepared(images, bundle.preprocessing))[0]
+
+    return forward, params, stats
+
+
+def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
+    """What the model says of images that are cropped already.
+
+    Args:
+      bundle: the model.
+      half: see `make_forward`.
+    """
+    forward, params, stats = make_forward(bundle, half=half)
+    forward = jax.jit(forward)
 
     def predict(images: np.ndarray) -> np.ndarray:
         logits = [
             np.asarray(forward(params, stats, batch), np.float64)[:count]
-            for batch, count in _batches(images)
+            for batch, count in batches(images)
         ]
         scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
         return np.asarray(temper(softmax(scores), bundle.certainty.temperature))
@@ -91,7 +112,7 @@ def explainer(bundle: Bundle) -> Explain | None:
     def explain(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         found = np.zeros((len(images), side, side), np.float32)
         start = 0
-        for batch, count in _batches(images):
+        for batch, count in batches(images):
             asked = np.zeros(len(batch), np.int32)
             asked[:count] = labels[start : start + count]
             found[start : start + count] = heat(params, stats, batch, asked)[:count]
@@ -134,7 +155,7 @@ def _prepared(images, preprocessing: Preprocessing):
     return normalize(to_float(images), mean=preprocessing.mean, std=preprocessing.std)
 
 
-def _batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Batches of one size, the last filled up, and how many of each count."""
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]

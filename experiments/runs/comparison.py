@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from experiments.pages.predictions import read_predictions
 from experiments.pages.standings import Repeat, Standing, Variant, standings
 from experiments.runs.folder import Run, read_metrics, write_rows
 from jaxvision.files import read_text, write_text
+from jaxvision.text import shell_word
 
 RESULTS = "results.json"
 """Written last in a run's folder: with it, the run is complete."""
@@ -203,7 +203,7 @@ def _commands(best: Standing, runs: Sequence[Done], folder: Path) -> dict[str, s
     """What to do with the best variant's first run."""
     name = next(run.name for run in runs if run.variant == best.variant.name)
     path = Path(os.path.normpath(folder / name))
-    run = shlex.quote(str(path))
+    run = shell_word(path)
     return {
         "Name what a photo shows": f"python -m experiments.predict {run} PHOTO.jpg",
         **model_commands(path),

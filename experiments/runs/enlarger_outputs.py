@@ -1,7 +1,6 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
 import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
 from jaxvision.data.pieces import Whole, centre_square, open_benchmark
 from jaxvision.preprocess import to_float
+from jaxvision.text import shell_word
 
 EXAMPLES = 6
 """Most photographs in the picture."""
@@ -119,7 +119,7 @@ def write_outputs(
         commands={
             f"Make a photo {scale} times larger": (
                 "python -m experiments.upscale PHOTO.jpg --model "
-                f"{shlex.quote(str(folder))} --output DIR"
+                f"{shell_word(folder)} --output DIR"
             )
         },
     )

@@ -24,6 +24,7 @@ from experiments.pages.cells import csv_line
 from jaxvision import checkpoint, compilation, ops
 from jaxvision.array_folder import reason
 from jaxvision.files import regular_file, write_bytes, write_text
+from jaxvision.text import shell_word
 
 CONFIG = "config.yaml"
 NUMBER = re.compile("[0-9]{1,9}")
@@ -143,7 +144,7 @@ def cannot_save(path: Path, why: str) -> str:
         return f"{why}; nothing of the run in {path} is kept yet: start it anew"
     return (
         f"{why}; the last checkpoint is kept. When that is mended, go on with "
-        f"--resume {shlex.quote(str(path))}"
+        f"--resume {shell_word(path)}"
     )
 
 

@@ -43,7 +43,7 @@ def read_squares(
 
     def square(image: Image.Image) -> np.ndarray:
         if fit == "crop":
-            image = _resizable(image, size)
+            image = resizable(image, size)
         return preprocess.square_image(image, size=size, crop=crop, fit=fit)
 
     return _fill(photos, square, side=size, tick=tick, guesses=guesses)
@@ -73,7 +73,7 @@ def read_crops(
 
     def middle(image: Image.Image) -> np.ndarray:
         if fit == "crop":
-            image = _resizable(image, resize)
+            image = resizable(image, resize)
         return preprocess.eval_image(image, resize=resize, crop=crop, fit=fit)
 
     return _fill(photos, middle, side=crop, tick=tick, guesses=guesses, sizes=sizes)
@@ -103,7 +103,7 @@ def _fill(
     return images, bad
 
 
-def _resizable(image: Image.Image, short: int) -> Image.Image:
+def resizable(image: Image.Image, short: int) -> Image.Image:
     """`image`, unless its resized copy would be a decompression bomb of its own."""
     low, high = sorted(image.size)
     limit = Image.MAX_IMAGE_PIXELS

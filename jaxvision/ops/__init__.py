@@ -1,6 +1,6 @@
 """Convolution, normalisation and pooling, with PyTorch's rules and each platform's."""
 
-from jaxvision.ops.convolution import backend, conv_general_dilated
+from jaxvision.ops.convolution import VARIABLE, backend, conv_general_dilated
 from jaxvision.ops.memory import keep_pages
 from jaxvision.ops.normalization import batch_norm_train
 from jaxvision.ops.pooling import (
@@ -11,6 +11,7 @@ from jaxvision.ops.pooling import (
 )
 
 __all__ = [
+    "VARIABLE",
     "adaptive_avg_pool",
     "avg_pool",
     "backend",

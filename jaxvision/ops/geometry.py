@@ -1,6 +1,6 @@
 """The geometry of one 2-D convolution, NHWC by HWIO, and its plain XLA form."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,11 @@ class Geometry(NamedTuple):
         extents = zip(self.extent(kernel), self.padding, strict=True)
         return any(max(pads) >= extent for extent, pads in extents)
 
-    def output(self, image: tuple[int, ...], kernel: tuple[int, ...]) -> tuple:
-        """The shape that comes out of an NHWC `image`; sizes may be zero."""
+    def output(self, image: tuple[Any, ...], kernel: tuple[int, ...]) -> tuple:
+        """The shape that comes out of an NHWC `image`; sizes may be zero.
+
+        The number of images may be a symbol, as in an export.
+        """
         sizes = (
             max(0, (size + sum(pads) - extent) // stride + 1)
             for size, pads, extent, stride in zip(

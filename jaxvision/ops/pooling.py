@@ -71,8 +71,15 @@ def _parts(x: Array, at: Windows) -> list[Array]:
     below, right = max(0, rows + far - at.height), max(0, cols + far - at.width)
     pads = ((0, 0), (at.padding, below), (at.padding, right), (0, 0))
     x = jnp.pad(x, pads, constant_values=-jnp.inf)
+    count, _, _, channels = x.shape
+    # Indexing would gather where the number of images is a symbol, as in an export.
     return [
-        x[:, i : i + rows : at.stride, j : j + cols : at.stride]
+        jax.lax.slice(
+            x,
+            (0, i, j, 0),
+            (count, i + rows, j + cols, channels),
+            (1, at.stride, at.stride, 1),
+        )
         for i in range(at.window)
         for j in range(at.window)
     ]

@@ -1,0 +1,259 @@
+"""Writes a run's model for other programs, and proves first that it is the same.
+
+python -m experiments.export RUN --to onnx|stablehlo|safetensors|torch --output DIR
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+from tyro import MISSING
+from tyro.conf import Positional, arg
+
+from converters.bundle import Bundle
+from experiments.command.console import Console
+from experiments.command.options import RunError, UsageError, run_cli
+from experiments.inference.classifier import make_predict, open_model
+from experiments.inference.exporting import write_model
+from experiments.inference.portable import (
+    FORMATS,
+    About,
+    check_installed,
+)
+from experiments.runs.check_photos import Photos, given_photos, run_photos
+from experiments.runs.folder import CONFIG, open_run
+from experiments.runs.model_card import Proof, model_card
+from jaxvision.data import image_files
+from jaxvision.data.squares import read_crops
+from jaxvision.files import write_text
+
+MODULE = "experiments.export"
+BOUND = 1e-4
+"""Most that a probability may differ by."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Writes a run's model for other programs, and proves first that it is the same."""
+
+    run: Annotated[Positional[Path], arg(metavar="RUN")] = MISSING
+    """A run's folder, or its model.safetensors, which needs --check."""
+    to: Literal["onnx", "stablehlo", "safetensors", "torch"] = "onnx"
+    """The form: ONNX takes whole photos, the others crops, made by a file beside."""
+    output: Path | None = None
+    """The folder to write, not there yet; by default RUN/export-FORMAT."""
+    check: Path | None = None
+    """Photos to prove it on, FOLDER/CLASS/*.jpg or any; by default the run's own
+    validation photos. 256 are taken, evenly, where there are more."""
+    quantize: Literal["int8"] | None = None
+    """Makes the ONNX model smaller and less exact; the card says by how much."""
+
+
+def main(config: Config) -> dict[str, float]:
+    """Exports; returns the `difference`, the `other_labels` and the file's `bytes`.
+
+    Raises:
+      UsageError: there is no such model, or no photos, or a package is missing.
+      RunError: the export is not the run's model; nothing is written.
+    """
+    console = Console()
+    check_installed(config.to)
+    if config.quantize and config.to != "onnx":
+        raise UsageError(
+            f"--quantize {config.quantize}: only --to onnx has such a form"
+        )
+    bundle = open_model(config.run)
+    target = _target(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        photos = (
+            run_photos(config.run, bundle, Path(scratch))
+            if config.check is None
+            else given_photos(config.check, bundle.classes)
+        )
+        console.say(f"checking on {len(photos.paths)} photos: {photos.source}")
+        own, photos = _own(bundle, photos)
+        with _whole_folder(target) as folder:
+            write_model(folder, config.to, bundle)
+            notes = _quantize(config, folder, bundle, photos, console)
+            theirs, seconds = _in_a_process(folder, photos, bundle.classes)
+            proof = _compare(config, photos, own, theirs, seconds)
+            size = (folder / FORMATS[config.to].file).stat().st_size
+            about = About(config.to, bundle.name, *bundle[2:])
+            card = model_card(
+                about,
+                proof,
+                run=_options(config.run),
+                judged=photos.judged,
+                size=size,
+                notes=notes,
+            )
+            write_text(folder / "README.md", card)
+    console.say(
+        f"probabilities differ by {proof.difference:.1e} at most, "
+        f"{proof.other_labels} of {proof.photos} labels"
+        + (
+            f"; accuracy {proof.accuracy:.2%}, of the run's model "
+            f"{proof.own_accuracy:.2%}"
+            if proof.accuracy is not None
+            else ""
+        )
+    )
+    console.say(f"{target}: {FORMATS[config.to].file}, {size / 1e6:.1f} MB; README.md")
+    return {
+        "difference": proof.difference,
+        "other_labels": proof.other_labels,
+        "bytes": size,
+    }
+
+
+def _target(config: Config) -> Path:
+    """The folder to write.
+
+    Raises:
+      UsageError: it is there.
+    """
+    kind = f"{config.to}-{config.quantize}" if config.quantize else config.to
+    home = config.run if config.run.is_dir() else config.run.parent
+    target = home / f"export-{kind}" if config.output is None else config.output
+    if target.exists():
+        raise UsageError(f"--output {target}: it is there already; give another folder")
+    return target
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, renamed to it when the block ends well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:32]}."))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())
+        folder.rename(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _own(bundle: Bundle, photos: Photos) -> tuple[np.ndarray, Photos]:
+    """What the run's model says of the photos that can be read, in float32."""
+    size = bundle.preprocessing
+    crops, bad = read_crops(
+        [image_files.file_photo(path) for path in photos.paths],
+        resize=size.resize,
+        crop=size.crop,
+    )
+    photos = photos.without(bad)
+    if not photos.paths:
+        raise UsageError(f"none of the photos can be read ({photos.source})")
+    with jax.default_matmul_precision("highest"):
+        return make_predict(bundle, half=False)(crops), photos
+
+
+def _quantize(
+    config: Config, folder: Path, bundle: Bundle, photos: Photos, console: Console
+) -> list[str]:
+    """Makes the model in `folder` int8 where that is asked for; what to say of it."""
+    if not config.quantize:
+        return []
+    from experiments.inference.onnx_int8 import quantize
+
+    file = folder / FORMATS["onnx"].file
+    before = file.stat().st_size
+    quantize(file, photos.calibration)
+    after = file.stat().st_size
+    console.say(f"int8: {before / 1e6:.1f} MB became {after / 1e6:.1f} MB")
+    return [
+        f"Weights and activations are int8 (onnxruntime, static, per channel): "
+        f"{before / 1e6:.1f} MB became {after / 1e6:.1f} MB. The ranges come from "
+        f"{len(photos.calibration)} photos: {photos.calibrated_on}."
+    ]
+
+
+def _in_a_process(
+    folder: Path, photos: Photos, classes: Sequence[str]
+) -> tuple[np.ndarray, float]:
+    """What the export says, by `predict` in a process of its own; and its seconds.
+
+    Raises:
+      RunError: it fails.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        table = Path(scratch) / "out.csv"
+        names = [str(path.absolute()) for path in photos.paths]
+        command = ["-m", "experiments.predict", str(folder.absolute()), *names]
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *command, "--csv", str(table)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+        seconds = time.monotonic() - began
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()[-1:] or ["no word"]
+            raise RunError(f"the export does not run, nothing is written: {said[0]}")
+        with open(
+            table, encoding="utf-8", errors="surrogateescape", newline=""
+        ) as file:
+            rows = list(csv.reader(file))[1:]
+    return np.array([row[-len(classes) :] for row in rows], np.float64), seconds
+
+
+def _compare(
+    config: Config,
+    photos: Photos,
+    own: np.ndarray,
+    theirs: np.ndarray,
+    seconds: float,
+) -> Proof:
+    """What the comparison says.
+
+    Raises:
+      RunError: the export is not the same model.
+    """
+    difference = float(np.abs(own - theirs).max())
+    if not np.isfinite(theirs).all() or (not config.quantize and difference > BOUND):
+        raise RunError(
+            f"the export's probabilities differ by {difference:.1e} from the run's, "
+            f"more than {BOUND:g}: nothing is written"
+        )
+    labels = photos.labels
+    return Proof(
+        photos=len(own),
+        source=photos.source,
+        bound=None if config.quantize else BOUND,
+        difference=difference,
+        other_labels=int((own.argmax(1) != theirs.argmax(1)).sum()),
+        accuracy=None if labels is None else float((theirs.argmax(1) == labels).mean()),
+        own_accuracy=None
+        if labels is None
+        else float((own.argmax(1) == labels).mean()),
+        seconds=seconds,
+    )
+
+
+def _options(run: Path) -> dict:
+    """What the run's `config.yaml` says; nothing where there is none."""
+    if not (run / CONFIG).is_file():
+        return {}
+    return dict(open_run(run).config)
+
+
+if __name__ == "__main__":
+    run_cli(Config, main, prog=f"python -m {MODULE}")
