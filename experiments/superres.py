@@ -16,6 +16,7 @@ from experiments import upscale
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
+from experiments.command.machines import Machines
 from experiments.command.options import (
     UsageError,
     check_resumed,
@@ -52,7 +53,7 @@ from experiments.training.perceptual import (
     open_perceptual,
 )
 from experiments.training.training import dry_run
-from jaxvision import checkpoint, models
+from jaxvision import checkpoint, models, processes
 from jaxvision.data import describe_kinds
 from jaxvision.data.pieces import Pieces, Whole, open_benchmark, open_photos
 from jaxvision.models.srcnn import VARIANTS
@@ -84,7 +85,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(EnlargerRecipe, Subject):
+class Config(Machines, EnlargerRecipe, Subject):
     """Trains a network that doubles the size of photographs.
 
     To use it afterwards: python -m experiments.superres upscale RUN IMAGE... --output
@@ -194,13 +195,15 @@ def main(config: Config) -> dict[str, float]:
         }
         title = f"{config.model} on {photos.name}"
         notes = data_notes(photos)
-        return write_outputs(
-            run.path,
-            About(title, summary, run.config, history, notes),
-            enlarger=make_enlarger(load_model(run.path)),
-            groups={"test": photos.val, **benchmarks},
-            distance=features and make_distance(features),
-            console=console,
+        return processes.from_first(
+            lambda: write_outputs(
+                run.path,
+                About(title, summary, run.config, history, notes),
+                enlarger=make_enlarger(load_model(run.path)),
+                groups={"test": photos.val, **benchmarks},
+                distance=features and make_distance(features),
+                console=console,
+            )
         )
 
 

@@ -15,7 +15,7 @@ from flax import nnx
 from converters.bundle import load_bundle, save_bundle
 from converters.to_torch import to_state_dict
 from experiments.command.console import Console
-from experiments.command.options import UsageError
+from experiments.command.options import UsageError, check_alike
 from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
@@ -38,7 +38,7 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, models, parallel, train
+from jaxvision import losses, models, parallel, processes, train
 from jaxvision.augment import mix_transform, photo_transform
 from jaxvision.data import Dataset, Split, open_dataset
 from jaxvision.evaluation import Evaluation, softmax
@@ -58,7 +58,7 @@ class ClassifierTraining(NamedTuple):
     def seeded(self, seed: int) -> "ClassifierTraining":
         """The same program with the chance of another seed."""
         plan = self.training.plan
-        key = jax.device_put(jax.random.key(seed), plan.key.sharding)
+        key = parallel.place(jax.random.key(seed), plan.key.sharding)
         plan = replace(plan, key=key, options={**plan.options, "seed": seed})
         training = self.training._replace(plan=plan)
         return self._replace(training=training)
@@ -95,6 +95,9 @@ def make_classifier(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
+    fingerprint = _fingerprint(dataset.train, dataset.classes)
+    judged = _fingerprint(dataset.val, dataset.classes)
+    check_alike({"training photos": fingerprint, "validation photos": judged})
     preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     trained = make_trainable(
@@ -114,12 +117,12 @@ def make_classifier(
     if is_trained_alone(start, trained, recipe):
         options["frozen weights"] = _digest_before_head(start)
         inputs = _before_last_layer(inputs, start, recipe, console=console)
-    place = partial(jax.device_put, device=parallel.replicated(make_mesh(recipe)))
+    place = partial(parallel.place, sharding=parallel.replicated(make_mesh(recipe)))
     val_images, val_labels = place((inputs.val, dataset.val.labels))
     forward = _make_forward(inputs, recipe)
 
     def predict(params, stats):
-        return forward(params, stats, val_images)
+        return forward(*place((params, stats)), val_images)
 
     def evaluate(params, stats):
         logits = predict(params, stats)
@@ -129,13 +132,12 @@ def make_classifier(
         }
 
     classes = len(dataset.classes)
-    labels = place(dataset.train.labels)
     task = Task(
-        data={"image": inputs.train, "label": labels},
-        fingerprint=_fingerprint(dataset.train, dataset.classes),
-        judged=_fingerprint(dataset.val, dataset.classes),
+        data={"image": inputs.train, "label": dataset.train.labels},
+        fingerprint=fingerprint,
+        judged=judged,
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
-        loss_fn=_loss(recipe, labels, num_classes=classes),
+        loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
         keep=_keeper(start.name, dataset.classes, preprocessing),
@@ -201,7 +203,7 @@ def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
     return [mix_transform(recipe.mix, alpha=alpha, num_classes=num_classes)]
 
 
-def _loss(recipe: ClassifierRecipe, labels: Array, *, num_classes: int) -> LossFn:
+def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> LossFn:
     weights = None
     if recipe.class_weights == "balanced":
         weights = losses.balanced_weights(labels, num_classes=num_classes)
@@ -294,14 +296,16 @@ def run(
             f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
             f"epoch that it is of had {said:.2%} when it ended: it is not that model"
         )
-    numbers = write_outputs(
-        into.path,
-        about._replace(history=history, notes=notes),
-        dataset,
-        evaluation,
-        bundle,
-        kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
-        console=console,
+    numbers = processes.from_first(
+        lambda: write_outputs(
+            into.path,
+            about._replace(history=history, notes=notes),
+            dataset,
+            evaluation,
+            bundle,
+            kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
+            console=console,
+        )
     )
     cost = multiply_adds(bundle.name, size=size, num_classes=len(classes))
     return numbers | {

@@ -17,7 +17,7 @@ from converters.bundle import save_bundle
 from converters.from_torch import ConversionError, convert
 from experiments.command import limits
 from experiments.command.limits import at_least, limited
-from experiments.command.options import UsageError
+from experiments.command.options import UsageError, check_alike
 from experiments.inference.enlarger import MOST_DB
 from experiments.training.perceptual import make_loss
 from experiments.training.recipe import Recipe
@@ -96,8 +96,11 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
+    fingerprint = _fingerprint(photos.sizes, photos.images)
+    judged = _fingerprint(*(photo.image for photo in photos.val))
+    check_alike({"training photos": fingerprint, "photos to judge by": judged})
     mesh = make_mesh(recipe)
-    place = partial(jax.device_put, device=parallel.replicated(mesh))
+    place = partial(parallel.place, sharding=parallel.replicated(mesh))
     use = recipe.loss == "mse+perceptual"
     # In full precision, whatever the training computes in.
     exact, _, _ = functionalize(start.model)
@@ -121,8 +124,8 @@ def make_enlarger_training(
 
     task = Task(
         data={"image": photos.images, "size": photos.sizes},
-        fingerprint=_fingerprint(photos.sizes, photos.images),
-        judged=_fingerprint(*(photo.image for photo in photos.val)),
+        fingerprint=fingerprint,
+        judged=judged,
         transforms=[pairs],
         loss_fn=make_loss(perceptual if use else None, weight=recipe.perceptual_weight),
         metrics=("loss",),

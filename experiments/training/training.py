@@ -121,7 +121,7 @@ def make_training(
       UsageError: the batch does not fit the devices, the data or the model.
     """
     mesh = make_mesh(recipe)
-    place = partial(jax.device_put, device=parallel.replicated(mesh))
+    place = partial(parallel.place, sharding=parallel.replicated(mesh))
     frozen, ema = trained.frozen, recipe.ema
     steps = task.repeat * len(task.data["image"]) // recipe.batch_size
     schedule = schedule or optim.make_schedule(
@@ -153,7 +153,9 @@ def make_training(
         evaluate=lambda state: task.evaluate(*train.evaluated(state)),
         learning_rate=schedule,
         judged_by=task.judged_by,
-        keep_best=lambda state, folder: task.keep(*train.evaluated(state), folder),
+        keep_best=lambda state, folder: task.keep(
+            *jax.device_get(train.evaluated(state)), folder
+        ),
         repeat=task.repeat,
         patience=recipe.patience,
         judged=task.judged,
