@@ -44,6 +44,11 @@ class Fault(NamedTuple):
     """Whether it is of another process, which cannot say so itself."""
 
 
+def _client() -> Any:
+    """Of JAX's coordination service; None, where there is one process."""
+    return distributed.global_state.client
+
+
 def count() -> int:
     """How many processes the program has."""
     return distributed.global_state.num_processes or 1
@@ -107,7 +112,7 @@ def gather(text: str) -> list[str]:
 
     It returns when the last one called it.
     """
-    client = distributed.global_state.client
+    client = _client()
     if client is None:
         return [text]
     number = next(_rounds)
@@ -119,7 +124,7 @@ def gather(text: str) -> list[str]:
 
 
 def _wait(key: str) -> str:
-    client = distributed.global_state.client
+    client = _client()
     while True:
         try:
             return client.blocking_key_value_get(key, LOOK)
@@ -160,7 +165,7 @@ def _told(name: str, first: str, theirs: str | None) -> str:
 
 def finish() -> None:
     """Waits for the other processes' end: none may leave while another one works."""
-    if distributed.global_state.client is not None:
+    if _client() is not None:
         gather("done")
         _finished.set()
 
@@ -170,7 +175,7 @@ def fail(line: str, *, say: Callable[[str], object], code: int) -> None:
 
     A line that several processes have is said once.
     """
-    client = distributed.global_state.client
+    client = _client()
     if client is None:
         return
     with _end:
@@ -192,7 +197,7 @@ def await_end(heartbeat: int) -> None:
 
 def _watch(heartbeat: int, say: Callable[[str], object]) -> None:
     """Says that this process is alive, until another one is not or has failed."""
-    client, me = distributed.global_state.client, index()
+    client, me = _client(), index()
     period, mine = min(1.0, heartbeat / 5), f"{_KEYS}-alive/{me}"
     heard: dict[int, tuple[str, float, float]] = {}
     while not _finished.wait(period):
@@ -236,9 +241,7 @@ def _post(fault: Fault) -> bool:
     """Tells the others; whether none has told the same before."""
     digest = hashlib.sha256(fault.line.encode(errors="replace")).hexdigest()[:16]
     try:
-        distributed.global_state.client.key_value_set(
-            f"{_KEYS}-fault/{digest}", json.dumps(fault)
-        )
+        _client().key_value_set(f"{_KEYS}-fault/{digest}", json.dumps(fault))
     except (RuntimeError, ValueError):  # somebody has, or the service is gone
         return False
     return True
@@ -251,7 +254,7 @@ def _leave(code: int) -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass
-    client = distributed.global_state.client
+    client = _client()
     try:
         client.key_value_set(f"{_KEYS}-gone/{index()}", "", allow_overwrite=True)
         until = time.monotonic() + FAREWELL

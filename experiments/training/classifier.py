@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -122,7 +123,8 @@ def make_classifier(
     forward = _make_forward(inputs, recipe)
 
     def predict(params, stats):
-        return forward(*place((params, stats)), val_images)
+        params, stats = place((params, stats))
+        return forward(params, stats, val_images)
 
     def evaluate(params, stats):
         logits = predict(params, stats)
@@ -206,7 +208,7 @@ def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
 def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> LossFn:
     weights = None
     if recipe.class_weights == "balanced":
-        weights = losses.balanced_weights(labels, num_classes=num_classes)
+        weights = losses.balanced_weights(jnp.asarray(labels), num_classes=num_classes)
     return losses.classification(
         class_weights=weights, label_smoothing=recipe.label_smoothing
     )

@@ -72,7 +72,7 @@ def split_last(
         mesh=make_mesh(recipe),
     )
 
-    arrays = parallel.place(
+    params, stats = parallel.place(
         (trained.params, trained.stats), parallel.replicated(make_mesh(recipe))
     )
 
@@ -80,7 +80,7 @@ def split_last(
         found = []
         for begin in range(0, len(images), recipe.batch_size):
             batch = images[begin : begin + recipe.batch_size]
-            found.append(step(*arrays, batch))
+            found.append(step(params, stats, batch))
             progress(min(begin + recipe.batch_size, len(images)), len(images))
         return jnp.concatenate(found)
 

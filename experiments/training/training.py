@@ -136,6 +136,11 @@ def make_training(
         ema=ema,
         accumulate=recipe.accumulate,
     )
+
+    def keep_best(state: train.TrainState, folder: Path) -> None:
+        params, stats = jax.device_get(train.evaluated(state))
+        task.keep(params, stats, folder)
+
     plan = Plan(
         run_steps=train.make_epoch(
             step,
@@ -153,9 +158,7 @@ def make_training(
         evaluate=lambda state: task.evaluate(*train.evaluated(state)),
         learning_rate=schedule,
         judged_by=task.judged_by,
-        keep_best=lambda state, folder: task.keep(
-            *jax.device_get(train.evaluated(state)), folder
-        ),
+        keep_best=keep_best,
         repeat=task.repeat,
         patience=recipe.patience,
         judged=task.judged,
