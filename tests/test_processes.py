@@ -108,7 +108,7 @@ def test_first_process_alone_writes_and_speaks(unbroken):
     assert said(unbroken, 1) == said(unbroken, 1, "out") == []
     assert "last epoch" in said(unbroken, 0, "out")[-1]
     text = (unbroken / "cifar10" / "1" / "config.yaml").read_text()
-    assert "processes: 2" in text and "heartbeat" not in text
+    assert "processes: 2" in text and "\nheartbeat:" not in text
 
 
 @pytest.mark.slow

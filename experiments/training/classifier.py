@@ -96,9 +96,6 @@ def make_classifier(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
-    fingerprint = _fingerprint(dataset.train, dataset.classes)
-    judged = _fingerprint(dataset.val, dataset.classes)
-    check_alike({"training photos": fingerprint, "validation photos": judged})
     preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     trained = make_trainable(
@@ -136,8 +133,8 @@ def make_classifier(
     classes = len(dataset.classes)
     task = Task(
         data={"image": inputs.train, "label": dataset.train.labels},
-        fingerprint=fingerprint,
-        judged=judged,
+        fingerprint=_fingerprint(dataset.train, dataset.classes),
+        judged=_fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
         loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=("loss", "accuracy"),
@@ -224,7 +221,7 @@ def open_data(
 ) -> Dataset:
     """The data set `spec`, with progress; its split does not hang on the seed.
 
-    What was taken as what, and left out, is said.
+    What was taken as what, and left out, is said; all processes have the same.
 
     Args:
       spec: as for `open_dataset`.
@@ -250,6 +247,13 @@ def open_data(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     say_data(dataset, console)
+    if processes.count() > 1:
+        check_alike(
+            {
+                "training photos": _fingerprint(dataset.train, dataset.classes),
+                "validation photos": _fingerprint(dataset.val, dataset.classes),
+            }
+        )
     return dataset
 
 
