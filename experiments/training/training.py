@@ -136,11 +136,6 @@ def make_training(
         ema=ema,
         accumulate=recipe.accumulate,
     )
-
-    def keep_best(state: train.TrainState, folder: Path) -> None:
-        params, stats = jax.device_get(train.evaluated(state))
-        task.keep(params, stats, folder)
-
     plan = Plan(
         run_steps=train.make_epoch(
             step,
@@ -158,7 +153,7 @@ def make_training(
         evaluate=lambda state: task.evaluate(*train.evaluated(state)),
         learning_rate=schedule,
         judged_by=task.judged_by,
-        keep_best=keep_best,
+        keep_best=partial(_keep, task),
         repeat=task.repeat,
         patience=recipe.patience,
         judged=task.judged,
@@ -186,6 +181,12 @@ def make_training(
             f"{error}"
         ) from error
     return Training(plan, start)
+
+
+def _keep(task: Task, state: train.TrainState, folder: Path) -> None:
+    # On the host: the first process writes alone, and computes with no other's devices.
+    params, stats = jax.device_get(train.evaluated(state))
+    task.keep(params, stats, folder)
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
