@@ -141,6 +141,13 @@ def from_first(compute: Callable[[], Any]) -> Any:
     return json.loads(gather(json.dumps(compute()) if is_first() else "")[0])
 
 
+def at_first(act: Callable[[], object]) -> None:
+    """Has the first process do it, and the others wait until it is done."""
+    if is_first():
+        act()
+    gather("done")
+
+
 def differences(facts: Mapping[str, str]) -> str:
     """What differs between the processes of what should not, in words; or nothing.
 

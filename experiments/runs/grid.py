@@ -162,8 +162,7 @@ def _run(
         found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
     if data is not None:
         into = with_data(into, data)
-    # The others wait for it: a process that ended would be missed.
-    processes.from_first(lambda: compare(found, into, notes=notes, console=console))
+    processes.at_first(lambda: compare(found, into, notes=notes, console=console))
     return found[0].numbers
 
 
