@@ -25,7 +25,7 @@ test: $(VENV)/.test
 # The part of the tests that a version of JAX or Flax can break, with the oldest allowed.
 floor:
 	$(MAKE) test VENV=$(FLOOR) CONSTRAINTS=constraints-floor.txt \
-	    ARGS='-m "floor and not slow" $(ARGS)'
+	    ARGS='-m "floor and not slow or notebook" $(ARGS)'
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -37,10 +37,12 @@ NETS = {
     "vgg16": Net(4, 224, 1000, 1.1, 0.9, 2.2),
     "densenet161": Net(4, 224, 1000, 1.1, 0.8, 2.2),
     "mobilenet_v2": Net(16, 224, 1000, 1.1, 0.7, 2.5),
-    "resnext50_32x4d": Net(4, 224, 1000, 1.1, 0.8, 3.0),
+    "resnext50_32x4d": Net(4, 224, 1000, 1.1, 0.8, 2.5),
     "googlenet": Net(8, 224, 1000, 1.1, 0.8, 2.2),
     "srcnn": Net(4, 256, 3, 1.1, 0.8, 2.0),
 }
+OTHERWISE = {"jax": {"must": 2.5}}
+"""The same limits for other batches and sizes, by back end."""
 GPU_BATCH = 128
 """Images a step on a GPU."""
 INFERENCE = {"onednn": 1.1, "jax": 1.8}

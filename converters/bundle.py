@@ -6,8 +6,8 @@ Names and layouts are torchvision's, so PyTorch loads it with
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,9 @@ from converters.from_torch import convert
 from converters.to_torch import to_state_dict
 from converters.weights import read_safetensors
 from jaxvision import models
+from jaxvision.calibration import HOTTEST, UNKNOWN, Certainty
 from jaxvision.files import regular_file
-from jaxvision.preprocess import Preprocessing
+from jaxvision.preprocess import FITS, Preprocessing
 from jaxvision.tensor_file import check_digest, save_tensors
 from jaxvision.typing import Tree
 
@@ -36,6 +37,7 @@ class Bundle(NamedTuple):
     model: nnx.Module
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    certainty: Certainty = UNKNOWN
 
 
 def save_bundle(
@@ -46,18 +48,22 @@ def save_bundle(
     *,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
+    certainty: Certainty | None = None,
 ) -> None:
     """Writes the arrays and, as metadata, what a prediction needs beside them.
 
-    Equal arguments give equal files, and a digest in them is checked by `load_bundle`.
+    The arrays are the net's own: a temperature is not multiplied into them. Equal
+    arguments give equal files, and a digest in them is checked by `load_bundle`.
     """
     model = models.abstract(name, num_classes=len(classes))
     metadata = {
         "architecture": name,
         "classes": json.dumps(classes),
-        "preprocessing": json.dumps(dataclasses.asdict(preprocessing)),
+        "preprocessing": json.dumps(_told(preprocessing)),
         "format": "pt",
     }
+    if certainty is not None:
+        metadata["certainty"] = json.dumps(dataclasses.asdict(certainty))
     save_tensors(path, to_state_dict(model, params, stats), metadata)
 
 
@@ -72,16 +78,17 @@ def load_bundle(path: str | Path) -> Bundle:
         name = metadata["architecture"]
         classes = json.loads(metadata["classes"])
         said = json.loads(metadata["preprocessing"])
+        sure = json.loads(metadata.get("certainty", "{}"))
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error.args[0]} in its metadata: it is not the "
             "model.safetensors of a run"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its metadata are damaged ({error})") from None
     if not isinstance(classes, list) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f"{path}: its metadata are damaged (the classes are no names)")
-    preprocessing = _preprocessing(path, said)
+    preprocessing, certainty = _preprocessing(path, said), _certainty(path, sure)
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
     abstract = models.abstract(name, num_classes=len(classes))
@@ -92,7 +99,7 @@ def load_bundle(path: str | Path) -> Bundle:
             "pixels or more)"
         )
     model = convert(abstract, arrays)
-    return Bundle(name, model, tuple(classes), preprocessing)
+    return Bundle(name, model, tuple(classes), preprocessing, certainty)
 
 
 def architecture(path: str | Path) -> str:
@@ -116,8 +123,19 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})
         return metadata["architecture"], tuple(json.loads(metadata["classes"]))
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not the model.safetensors of a run") from error
+
+
+def _told(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What the metadata say of it.
+
+    Versions that know of no fit crop, and refuse a file that has one.
+    """
+    said = dataclasses.asdict(preprocessing)
+    if said["fit"] == "crop":
+        del said["fit"]
+    return said
 
 
 def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
@@ -127,8 +145,8 @@ def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
       ValueError: a value is missing or of no use.
     """
     said = said if isinstance(said, dict) else {}
-    # The flag came later than the first files.
-    said = {"mirror": False} | said
+    # These came later than the first files.
+    said = {"mirror": False, "fit": "crop"} | said
     for field in dataclasses.fields(Preprocessing):
         if field.name not in said:
             raise ValueError(
@@ -152,17 +170,62 @@ def _preprocessing(path: str | Path, said: Any) -> Preprocessing:
     return Preprocessing(**values)
 
 
+def _certainty(path: str | Path, said: Any) -> Certainty:
+    """What the metadata say of it; older files say nothing.
+
+    Raises:
+      ValueError: a value is of no use.
+    """
+    names = [field.name for field in dataclasses.fields(Certainty)]
+    if not isinstance(said, dict):
+        raise ValueError(f"{path}: its metadata are damaged (certainty {said!r:.60})")
+    if unknown := sorted(set(said) - set(names)):
+        raise ValueError(
+            f"{path}: its certainty has {', '.join(unknown):.60}, which this version "
+            "does not know"
+        )
+    temperature, rows = said.get("temperature", 1.0), said.get("thresholds", [])
+    if not _is_number(temperature) or not 1 / HOTTEST <= temperature <= HOTTEST:
+        raise ValueError(
+            f"{path}: its metadata are damaged (the temperature is "
+            f"{temperature!r:.60}, and goes from {1 / HOTTEST:g} to {HOTTEST:g})"
+        )
+    if not isinstance(rows, list) or not all(map(_is_row, rows)) or not _rise(rows):
+        raise ValueError(
+            f"{path}: its metadata are damaged (the thresholds are not rising pairs of "
+            "shares)"
+        )
+    return Certainty(float(temperature), tuple((level, limit) for level, limit in rows))
+
+
+def _is_number(value: Any) -> bool:
+    # By comparison: a whole number may have too many digits for a float.
+    return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is a precision with its threshold."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(map(_is_number, value))
+        and 0 < value[0] < 1
+        and 0 <= value[1] <= 1
+    )
+
+
+def _rise(rows: list[list[float]]) -> bool:
+    """Whether each column grows from row to row."""
+    columns = zip(*rows, strict=True)
+    return all(a < b for column in columns for a, b in pairwise(column))
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 < value <= LARGEST
 
 
 def _is_colour(value: Any) -> bool:
-    numbers = isinstance(value, list) and [x for x in value if type(x) in (int, float)]
-    return (
-        bool(numbers)
-        and len(numbers) == len(value) == 3
-        and all(map(math.isfinite, numbers))
-    )
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
 _USABLE = {
@@ -171,6 +234,7 @@ _USABLE = {
     "mean": _is_colour,
     "std": lambda value: _is_colour(value) and min(value) > 0,
     "mirror": lambda value: isinstance(value, bool),
+    "fit": lambda value: isinstance(value, str) and value in FITS,
 }
 
 

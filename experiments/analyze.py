@@ -47,7 +47,7 @@ def main(config: Config) -> dict[str, float]:
     run, history, evaluation = read_run(config.run)
     bundle = open_model(run.path)
     dataset = _open(run, bundle, console=console)
-    train, images = match(run.path, evaluation, dataset)
+    train, val = match(run.path, evaluation, dataset)
     notes = []
     if run.config.get("weights") == "random" and run.config["data"] == "demo":
         notes.append(f"The weights are random. {RANDOM}")
@@ -56,7 +56,7 @@ def main(config: Config) -> dict[str, float]:
     summary = _summary(run.config, bundle, train)
     about = About(title, summary, run.config, history, notes)
     with one_writer(run.path):
-        page, lines = write_page(run.path, about, train, images, evaluation, bundle)
+        page, lines = write_page(run.path, about, train, val, evaluation, bundle)
     for line in lines:
         console.say(line)
     console.say(f"see {page}")
@@ -95,8 +95,8 @@ def read_run(folder: Path) -> tuple[Run, list[dict[str, float]], Evaluation]:
 
 def match(
     folder: Path, evaluation: Evaluation, dataset: Dataset
-) -> tuple[Split, np.ndarray]:
-    """What the model was trained on, and the images that it was judged by.
+) -> tuple[Split, Split]:
+    """What the model was trained on, and what it was judged by.
 
     What has a line in `predictions.csv` was judged, all the rest trained on.
 
@@ -116,27 +116,42 @@ def match(
             f"{gone[0]}: put them back, or train anew"
         )
     judged = [places[path] for path in evaluation.paths]
-    images = np.stack([split.images[index] for split, index in judged])
+    sizes = [split.sizes[i] for split, i in judged if split.sizes is not None]
+    val = Split(
+        images=np.stack([split.images[index] for split, index in judged]),
+        labels=evaluation.labels,
+        paths=evaluation.paths,
+        sizes=np.stack(sizes) if len(sizes) == len(judged) else None,
+    )
     used = {index for split, index in judged if split is dataset.train}
     if not used:
-        return dataset.train, images
+        return dataset.train, val
     rest = np.array([i for i in range(len(dataset.train)) if i not in used], int)
     train = Split(
         images=dataset.train.images[rest],
         labels=dataset.train.labels[rest],
         paths=tuple(dataset.train.paths[i] for i in rest),
     )
-    return train, images
+    return train, val
 
 
 def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
     return open_data(
         str(run.config["data"]),
         bundle.preprocessing,
-        train_size=bundle.preprocessing.resize,
+        train_size=max(bundle.preprocessing.resize, bundle.preprocessing.crop),
         console=console,
+        fold=_fold(run.config),
         where=str(run.path / "config.yaml"),
     )
+
+
+def _fold(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The part of all photos that the run was judged by, where it was one."""
+    fold, folds = values.get("fold"), values.get("folds")
+    if isinstance(fold, int) and isinstance(folds, int):
+        return fold, folds
+    return None
 
 
 def _summary(values: Mapping[str, Any], bundle: Bundle, train: Split) -> dict[str, str]:

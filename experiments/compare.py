@@ -20,11 +20,12 @@ from experiments.runs.comparison import (
     compare,
     read_results,
     spelt,
+    told_by,
 )
 from experiments.runs.folder import new_run, open_run
 
 MODULE = "experiments.compare"
-NO_VARIANT = ("seed", "repeats", "output", "resume", "config", "environment")
+NO_VARIANT = ("seed", "repeats", "fold", "output", "resume", "config", "environment")
 """What `config.yaml` holds beside the options that make a variant."""
 
 
@@ -110,17 +111,17 @@ def _name_runs(
     for path, values, kind, given in zip(folders, flat, kinds, options, strict=True):
         words = {name: values.get(name, "none") for name in told}
         variant = "-".join(words.values()) or folders[0].name
-        seed = given.get("seed", 0)
+        by, seed = told_by(given)
         if (twin := found.get((kind, seed))) is not None:
             raise UsageError(
-                f"{twin.name} and {path} have the same options and the same seed: "
+                f"{twin.name} and {path} have the same options and the same {by}: "
                 "leave one out"
             )
         try:
             numbers = read_results(path / RESULTS)
         except ValueError as error:
             raise UsageError(f"{error}; --resume {path} writes it anew") from error
-        found[kind, seed] = Done(variant, str(path), words, seed, numbers)
+        found[kind, seed] = Done(variant, str(path), words, seed, numbers, by)
     return [
         found[key] for key in sorted(found, key=lambda k: (kinds.index(k[0]), k[1]))
     ]

@@ -16,6 +16,7 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from converters.bundle import Bundle
+from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, check_limits, limited
 from experiments.command.options import RunError, UsageError, run_cli
@@ -26,10 +27,10 @@ from experiments.inference.classifier import (
     make_predict,
     open_model,
 )
+from experiments.inference.inputs import find_images
 from experiments.pages.photos import overlay
-from experiments.pages.predictions import write_predictions
-from jaxvision.data import image_files
-from jaxvision.data.decode import extensions
+from experiments.pages.predictions import UNSURE, write_predictions
+from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_path
@@ -55,6 +56,9 @@ class Config:
     """How many classes to name for each image."""
     csv: Path | None = None
     """A table to write: path, prediction, confidence, one probability a class."""
+    precision: float | None = limited(None, limits.chance)
+    """The share of answers that must be right, such as 0.95: an image of which the
+    model is less sure than that takes, by its validation images, is unsure."""
     explain: bool = False
     """Write a picture of each image and where in it the model found its answer."""
     output: Path = Path("explained")
@@ -75,6 +79,8 @@ class Seen(NamedTuple):
 def main(config: Config) -> dict[str, int]:
     """Predicts, and returns how many images were `predicted` and were `unreadable`.
 
+    With a precision, also of how many it was `unsure`.
+
     Raises:
       UsageError: there is no such model, or there are no images.
       RunError: some files could not be read, or some pictures not be written; all else
@@ -83,6 +89,7 @@ def main(config: Config) -> dict[str, int]:
     console = Console()
     bundle = open_model(config.run)
     paths = find_images(config.images, console=console)
+    limit = _limit(bundle, config.precision)
     predict = make_predict(bundle)
     explain = explainer(bundle) if config.explain else None
     if config.explain and explain is None:
@@ -96,15 +103,23 @@ def main(config: Config) -> dict[str, int]:
     for seen in _read(paths, bundle, unreadable, guesses):
         rows.append(predict(seen.images))
         for path, row in zip(seen.paths, rows[-1], strict=True):
-            console.say(f"{path}: {_line(row, bundle.classes, config.top)}")
+            unsure = f"{UNSURE}; " if row.max() < limit else ""
+            console.say(f"{path}: {unsure}{_line(row, bundle.classes, config.top)}")
         done += seen.paths
     table = np.concatenate(rows)
     for line in guessed(guesses):
         console.say(f"WARNING: {line}", style="bold yellow")
     if config.csv is not None:
         names = [str(path) for path in done]
-        write_predictions(config.csv, names, table, bundle.classes)
+        write_predictions(config.csv, names, table, bundle.classes, limit=limit)
         console.say(f"table: {config.csv}")
+    numbers = {"predicted": len(done), "unreadable": len(unreadable)}
+    if config.precision is not None:
+        numbers["unsure"] = int((table.max(axis=1, initial=0) < limit).sum())
+        console.say(
+            f"{UNSURE}: {numbers['unsure']} of {len(done)} images, with a probability "
+            f"below {limit:.3f}"
+        )
     failed = []
     if explain is not None and done:
         # After the table, which no picture that cannot be written is to prevent.
@@ -116,7 +131,23 @@ def main(config: Config) -> dict[str, int]:
     for line in failed:
         console.say(f"not written: {line}", style="bold yellow")
     _check_all(unreadable, failed, len(paths))
-    return {"predicted": len(done), "unreadable": len(unreadable)}
+    return numbers
+
+
+def _limit(bundle: Bundle, precision: float | None) -> float:
+    """The probability below which the model is unsure.
+
+    Raises:
+      UsageError: its validation images do not tell.
+    """
+    if precision is None:
+        return 0.0
+    if UNSURE in bundle.classes:
+        raise UsageError(f"--precision: the model has a class {UNSURE!r} of its own")
+    try:
+        return bundle.certainty.threshold(precision)
+    except ValueError as error:
+        raise UsageError(f"--precision {precision:g}: {error}") from error
 
 
 def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> None:
@@ -135,40 +166,6 @@ def _check_all(unreadable: Sequence[str], failed: Sequence[str], count: int) -> 
         raise RunError("; ".join(words))
 
 
-def find_images(given: Sequence[Path], *, console: Console | None = None) -> list[Path]:
-    """The files themselves, and the images below the folders, as training has them.
-
-    Args:
-      given: files and folders.
-      console: is told what else the folders hold.
-
-    Raises:
-      UsageError: nothing is given, or a folder without images.
-    """
-    found = []
-    for path in given:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        try:
-            inside = image_files.find_images(path)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        others = image_files.passed_over(inside.others)
-        if not inside.images:
-            raise UsageError(
-                f"{path}: no images in this folder ({' '.join(extensions())})"
-                + "".join(f"; {line}" for line in others)
-            )
-        for line in others:
-            if console is not None:
-                console.say(f"WARNING: {line}", style="bold yellow")
-        found += map(Path, inside.images)
-    if not found:
-        raise UsageError("name the images, or folders of images, after the run")
-    return found
-
-
 def _read(
     paths: Sequence[Path],
     bundle: Bundle,
@@ -180,9 +177,10 @@ def _read(
     for start in range(0, len(paths), CHUNK):
         chunk = paths[start : start + CHUNK]
         images, bad = read_crops(
-            [image_files.file_photo(path) for path in chunk],
+            [file_photo(path) for path in chunk],
             resize=size.resize,
             crop=size.crop,
+            fit=size.fit,
             guesses=guesses,
         )
         unreadable += [f"{chunk[index]}: {reason}" for index, reason in bad.items()]

@@ -1,18 +1,14 @@
-"""Trains a network that doubles the size of photographs, and uses it.
+"""Trains a network that makes photographs two, three or four times larger.
 
 python -m experiments.superres --data PHOTOS
-python -m experiments.superres upscale RUN IMAGE... --output DIR
 """
 
-import os
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from experiments import upscale
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
@@ -25,9 +21,9 @@ from experiments.command.options import (
     to_dict,
 )
 from experiments.command.signals import interrupted, stop_on_signals
-from experiments.inference.enlarger import load_model, make_enlarger
+from experiments.inference.enlarger import find_network, load_model, make_enlarger
 from experiments.pages.page import About
-from experiments.runs.enlarger_outputs import write_outputs
+from experiments.runs.enlarger_outputs import open_benchmarks, write_outputs
 from experiments.runs.folder import (
     data_notes,
     new_run,
@@ -42,7 +38,6 @@ from experiments.training.data import fetch_data
 from experiments.training.enlarger import (
     EnlargerRecipe,
     build,
-    centre_squares,
     make_enlarger_training,
 )
 from experiments.training.loop import fit
@@ -53,15 +48,14 @@ from experiments.training.perceptual import (
     open_perceptual,
 )
 from experiments.training.training import dry_run
-from jaxvision import checkpoint, models, processes
+from jaxvision import checkpoint, processes
 from jaxvision.data import describe_kinds
-from jaxvision.data.pieces import Pieces, Whole, open_benchmark, open_photos
-from jaxvision.models.srcnn import VARIANTS
+from jaxvision.data.pieces import Pieces, centre_square, open_photos
 
 MODULE = "experiments.superres"
 DATA = (
-    f"{describe_kinds(labelled=False)}; the folder's train and test (or val) are the "
-    "two splits where it has both."
+    f"{describe_kinds(labelled=False)}; a folder's train and test (or val) are the "
+    "two splits where it has both. Photographs of several are put together."
 )
 
 
@@ -69,13 +63,15 @@ DATA = (
 class Subject:
     """What is trained, and on what; these options come first."""
 
-    model: str = "srcnn_955_residual"
-    """srcnn_955 or srcnn_915; with _residual the layers compute what is added to the
-    bicubic enlargement."""
-    data: Annotated[str, arg(help=DATA)] = "demo"
+    model: str = "light"
+    """light computes at low resolution; srcnn_955 or srcnn_915 at high resolution;
+    with _residual their layers compute what is added to the bicubic enlargement."""
+    scale: Literal[2, 3, 4] = 2
+    """How many times larger it makes photographs."""
+    data: Annotated[tuple[str, ...], arg(help=DATA)] = limited(("demo",), limits.given)
     init_from: Path | None = None
     """Start from the model of another run: its folder, or a .safetensors or .pth
-    file."""
+    file. Of another scale it takes the layers that have the same shape."""
     vgg: str | None = None
     """VGG16's weights: imagenet, or a .pth or .safetensors file, which may hold the
     first layers alone. Where given, results have the perceptual distance as well."""
@@ -86,16 +82,18 @@ class Subject:
 
 @dataclass(frozen=True)
 class Config(Machines, EnlargerRecipe, Subject):
-    """Trains a network that doubles the size of photographs.
+    """Trains a network that makes photographs two, three or four times larger.
 
-    To use it afterwards: python -m experiments.superres upscale RUN IMAGE... --output
-    DIR
+    To use it afterwards: python -m experiments.upscale IMAGE... --model RUN
     """
 
     epochs: int | None = limited(None, at_least(1))
     """By default 20, with the demo photos 6."""
     repeat: int | None = limited(None, at_least(1))
     """Crops of each photo an epoch; by default 32, with the demo photos 128."""
+    crop_size: int | None = limited(None, at_least(16, most=4096))
+    """Side of the training crops in pixels, before they are reduced; by default 32
+    times the scale."""
     benchmark: tuple[str, ...] = ()
     """Folders of images, or demo, to judge by at the end, beside the test split."""
     val_photos: int = limited(200, at_least(1))
@@ -104,7 +102,7 @@ class Config(Machines, EnlargerRecipe, Subject):
     """Where the run folder is made: OUTPUT/superres/N."""
     resume: Path | None = None
     """A run folder to go on with, by its own options, to the same bits; other
-    benchmarks may be given, and after training by mse alone another --vgg."""
+    benchmarks may be given, and after training by the error alone another --vgg."""
     config: Path | None = None
     """A YAML file of options; the command line wins over it."""
     dry_run: bool = False
@@ -117,19 +115,18 @@ def resolve(config: Config) -> Config:
     Raises:
       UsageError: an option has a value that does not exist.
     """
-    try:
-        name = models.variant(config.model).name
-    except ValueError:
-        name = config.model
-    if name not in VARIANTS:
+    vgg = config.vgg or ("imagenet" if "perceptual" in config.loss else None)
+    epochs, repeat = (6, 128) if config.data == ("demo",) else (20, 32)
+    crop_size = config.crop_size or 32 * config.scale
+    if crop_size % config.scale:
         raise UsageError(
-            f"--model: no network {config.model!r}; there are {', '.join(VARIANTS)}"
+            f"--crop-size cannot be {crop_size}: --scale {config.scale} does not "
+            "divide it"
         )
-    vgg = config.vgg or ("imagenet" if config.loss != "mse" else None)
-    epochs, repeat = (6, 128) if config.data == "demo" else (20, 32)
     return replace(
         config,
-        model=name,
+        model=find_network(config.model, scale=config.scale),
+        crop_size=crop_size,
         epochs=config.epochs or epochs,
         repeat=config.repeat or repeat,
         vgg=vgg,
@@ -151,25 +148,29 @@ def main(config: Config) -> dict[str, float]:
         # What the results are judged by changes nothing of the training, and the
         # photos may lie elsewhere: a digest says whether they are the same.
         judging = ["benchmark", "data"]
-        if read_yaml(Config, folder / "config.yaml").loss == "mse":
+        if "perceptual" not in read_yaml(Config, folder / "config.yaml").loss:
             judging += ["vgg", "perceptual_layers"]
         check_resumed(config, folder, free=judging)
-    benchmarks = _benchmarks(config, console=console)
+    for spec in config.benchmark:
+        fetch_data(spec, console=console, where="--benchmark")
+    benchmarks = open_benchmarks(
+        config.benchmark, scale=config.scale, option="--benchmark", taken=("test",)
+    )
     features = None
     if config.vgg is not None:
         layers = config.perceptual_layers
         features = open_perceptual(config.vgg, layers, console=console)
-    photos = _open(config, console=console)
+    recipe = EnlargerRecipe.of(config)
+    photos = _open(config, crop_size=recipe.crop_size, console=console)
     if features is not None:
-        squares = centre_squares(photos.val, count=MEASURED)
-        features = make_relative(features, squares)
+        squares = [centre_square(photo.image) for photo in photos.val]
+        features = make_relative(features, squares[:MEASURED])
     begun = folder is not None and bool(checkpoint.steps(folder / "checkpoints"))
     start = build(config.model, config.init_from, seed=config.seed, is_begun=begun)
     console.say(
         f"{config.model}: {start.source}; {photos.name}: {photos.count} training "
         f"photos, {len(photos.val)} to judge by"
     )
-    recipe = EnlargerRecipe.of(config)
     training = make_enlarger_training(photos, start, recipe, features)
     if config.dry_run:
         return dry_run(training, start.model, console)
@@ -207,13 +208,15 @@ def main(config: Config) -> dict[str, float]:
         )
 
 
-def _open(config: Config, *, console: Console) -> Pieces:
-    fetch_data(config.data, console=console)
+def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
+    for spec in config.data:
+        fetch_data(spec, console=console)
     try:
         with console.counting("reading photos") as progress:
             photos = open_photos(
-                config.data,
-                crop_size=config.crop_size,
+                *config.data,
+                crop_size=crop_size,
+                scale=config.scale,
                 val_count=config.val_photos,
                 seed=config.seed,
                 progress=progress,
@@ -224,27 +227,5 @@ def _open(config: Config, *, console: Console) -> Pieces:
     return photos
 
 
-def _benchmarks(config: Config, *, console: Console) -> dict[str, list[Whole]]:
-    found: dict[str, list[Whole]] = {}
-    for spec in config.benchmark:
-        fetch_data(spec, console=console, where="--benchmark")
-        name = Path(os.path.expanduser(spec)).resolve().name
-        try:
-            # Names are keys of the results: the second of a kind has its whole path.
-            found[spec if name in ("test", *found) else name] = open_benchmark(spec)
-        except ValueError as error:
-            raise UsageError(f"--benchmark: {error}") from error
-    return found
-
-
-def main_cli() -> None:
-    """Training, or with `upscale` as the first word, enlarging."""
-    if sys.argv[1:2] == ["upscale"]:
-        del sys.argv[1]
-        run_cli(upscale.Config, upscale.main, prog=f"python -m {MODULE} upscale")
-    else:
-        run_cli(Config, main, prog=f"python -m {MODULE}")
-
-
 if __name__ == "__main__":
-    main_cli()
+    run_cli(Config, main, prog=f"python -m {MODULE}")

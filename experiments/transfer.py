@@ -41,7 +41,7 @@ from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
 from jaxvision.data import Dataset, describe_kinds
 from jaxvision.optim import Optim
-from jaxvision.preprocess import Preprocessing
+from jaxvision.preprocess import Fit, Preprocessing
 
 MODULE = "experiments.transfer"
 AXES = ("backbone", "augment", "class_weights", "freeze")
@@ -88,6 +88,10 @@ class Subject:
     with the demo photos and no network it is random, with a warning."""
     image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
+    fit: Fit = "crop"
+    """How a photo becomes a square. crop: the middle of its short side, as torchvision
+    does it; pad: all of it, the rest in the mean colour of ImageNet; stretch: all of
+    it, whatever its shape."""
     head_epochs: int = limited(0, at_least(0))
     """Passes before all others in which the last layer alone is trained."""
 
@@ -111,6 +115,11 @@ class Config(Machines, ClassifierRecipe, Subject):
     freeze: tuple[str, ...] = limited(("none",), limits.given)
     repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
     """Runs of each, with the seeds from --seed on."""
+    folds: int | None = limited(None, at_least(2, most=100))
+    """Cross-validation: as many runs of each, and each photo is judged once, by a
+    model that was trained on those of the other parts."""
+    fold: int | None = limited(None, at_least(1, most=100))
+    """One of these parts alone, from 1 on."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/transfer/N."""
     resume: Path | None = None
@@ -155,11 +164,17 @@ def make_cells(config: Config) -> list[grid.Cell]:
     """The runs that the options mean.
 
     Raises:
-      UsageError: --find-lr means several, or --freeze no layer of one of them.
+      UsageError: options contradict each other, --find-lr means several runs, or
+        --freeze no layer of one of them.
     """
     # One step, or one search, tells as much by one seed as by all.
-    brief = config.dry_run or config.find_lr
-    cells = grid.expand(replace(config, repeats=1) if brief else config, axes=AXES)
+    if config.folds and config.repeats > 1:
+        raise UsageError("--folds and --repeats: give one of the two")
+    if (config.fold or 0) > (config.folds or 0):
+        raise UsageError(f"--fold {config.fold}: it goes from 1 to --folds")
+    if config.dry_run or config.find_lr:
+        config = replace(config, repeats=1, fold=config.fold or config.folds and 1)
+    cells = grid.expand(config, axes=AXES)
     if config.find_lr and len(cells) > 1:
         raise UsageError("--find-lr: give one backbone, and one of each other option")
     for cell in cells:
@@ -176,18 +191,23 @@ class Ready(NamedTuple):
     classifier: ClassifierTraining
 
 
-Open = Callable[[Preprocessing], Dataset]
-"""The photos for what a model expects of them."""
+Open = Callable[[Preprocessing, int | None], Dataset]
+"""The photos for what a model expects of them, judged by that part of them."""
 
 
-def make_opener(spec: str, *, console: Console) -> Open:
+def make_opener(spec: str, folds: int | None, *, console: Console) -> Open:
     """Opens the photos of `--data`; runs that want them alike share them."""
 
     @lru_cache(maxsize=1)
-    def opened(preprocessing: Preprocessing) -> Dataset:
-        # A little larger than the crop, so that random crops differ.
-        larger = round(preprocessing.crop * 256 / 224)
-        return open_data(spec, preprocessing, train_size=larger, console=console)
+    def opened(preprocessing: Preprocessing, fold: int | None) -> Dataset:
+        return open_data(
+            spec,
+            preprocessing,
+            # A little larger than the crop, so that random crops differ.
+            train_size=round(preprocessing.crop * 256 / 224),
+            fold=(fold, folds) if fold and folds else None,
+            console=console,
+        )
 
     return opened
 
@@ -217,7 +237,9 @@ def prepare(
         )
     else:
         weights = choose_weights(name, config.weights, console=console)
-    dataset = opened(scaled(weights.preprocessing, size))
+    fitted = replace(weights.preprocessing, fit=config.fit)
+    weights = weights._replace(preprocessing=fitted)
+    dataset = opened(scaled(fitted, size), config.fold)
     classes = len(dataset.classes)
     start = build(
         name,
@@ -293,7 +315,7 @@ def main(config: Config) -> dict[str, float]:
     notes = [warning] if warning else []
     config = replace(config, weights=which)
     cells = make_cells(config)
-    opened = make_opener(config.data, console=console)
+    opened = make_opener(config.data, config.folds, console=console)
     make_ready = partial(prepare, opened=opened, console=console)
     if config.dry_run:
         for cell in cells:

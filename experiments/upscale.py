@@ -1,6 +1,8 @@
-"""Doubles the size of photographs of one's own with a trained model.
+"""Makes photographs of one's own larger with a trained model.
 
-python -m experiments.superres upscale RUN IMAGE... --output DIR
+python -m experiments.upscale IMAGE_OR_FOLDER...
+python -m experiments.upscale IMAGE_OR_FOLDER... --scale 4 --output DIR
+python -m experiments.upscale IMAGE_OR_FOLDER... --model RUN
 """
 
 import os
@@ -15,14 +17,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 from scipy import ndimage
-from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError, run_cli
-from experiments.inference.enlarger import enlarge_pixels, load_model, make_enlarger
+from experiments.inference.enlarger import enlarge_pixels, make_enlarger
+from experiments.inference.inputs import find_images
+from experiments.inference.trained import open_network
 from jaxvision.data.decode import UnreadableImageError, read_header
-from jaxvision.data.pairs import SCALE
 from jaxvision.files import atomic_path, regular_file
 
 MODULE = "experiments.upscale"
@@ -51,17 +53,22 @@ LONGEST = {".jpg": 65500, ".webp": 16383}
 
 @dataclass(frozen=True)
 class Config:
-    """Doubles the size of photographs with a trained model.
+    """Makes photographs larger with a trained model.
 
     The orientation that a camera noted is applied; transparency and the colour profile
     are kept, other metadata is not. The result is OUTPUT/NAME_x2.png.
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")] = MISSING
-    """The folder of a run of experiments.superres, or its model.safetensors."""
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE...")] = ()
-    """Image files."""
-    output: Path = MISSING
+    images: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="IMAGE_OR_FOLDER...")
+    ] = ()
+    """Image files, and folders whose images are taken, those below them too."""
+    model: str = "light"
+    """light, which comes with the program; or the folder of a run of
+    experiments.superres, or its model.safetensors."""
+    scale: Literal[2, 3, 4] | None = None
+    """How many times larger; by default 2, or what the run was trained for."""
+    output: Path = Path("enlarged")
     """The folder to write to; it is made where it is missing."""
     format: Literal["png", "same"] = "png"
     """same: JPEG, WebP (both at quality 95) and TIFF stay what they are."""
@@ -95,13 +102,14 @@ def main(config: Config) -> list[Path]:
       RunError: a file turned out to be damaged; the others are written.
     """
     console = Console()
-    enlarger = make_enlarger(load_model(config.run))
+    enlarger = make_enlarger(open_network(config.model, scale=config.scale))
+    scale = enlarger.scale
     if config.tile <= 2 * enlarger.halo:
         raise UsageError(
             f"--tile cannot be {config.tile}: this model needs more than "
             f"{2 * enlarger.halo}"
         )
-    targets = _targets(config)
+    targets = _targets(config, scale=scale, console=console)
     try:
         config.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,10 +130,10 @@ def main(config: Config) -> list[Path]:
                 progress=lambda done, total, s=source: show(s.name, done, total, ""),
             )
             show(f"writing {target.name}", 1, 1, "")  # seconds, of a large photo
-            _write(picture, pixels, target)
+            _write(picture, pixels, target, scale)
         height, width = picture.pixels.shape[:2]
         console.say(
-            f"{target}: {width} x {height} to {SCALE * width} x {SCALE * height} "
+            f"{target}: {width} x {height} to {scale * width} x {scale * height} "
             f"pixels in {time.perf_counter() - begun:.1f} s"
             + "".join(f"; {note}" for note in picture.notes)
         )
@@ -226,29 +234,25 @@ def _check_mode(path: Path, mode: str) -> None:
     raise UsageError(f"{path} has pixels of the kind {mode}: {cure} first")
 
 
-def _targets(config: Config) -> dict[Path, Path]:
+def _targets(config: Config, *, scale: int, console: Console) -> dict[Path, Path]:
     """Where each image goes.
 
     Raises:
       UsageError: a file is missing, no image, or would be overwritten.
     """
-    if not config.images:
-        raise UsageError("there is no image to enlarge: name files behind the run")
     targets: dict[Path, Path] = {}
-    for source in config.images:
-        if source.is_dir():
-            raise UsageError(f"{source} is a folder: name its files, {source}/*")
+    for source in find_images(config.images, console=console):
         with _opened(source) as file:
             mode, kind, longest = file.mode, file.format or "", max(file.size)
         _check_mode(source, mode)
         same = config.format == "same" and kind in FORMATS
         suffix = FORMATS[kind][0] if same else ".png"
-        if SCALE * longest > LONGEST.get(suffix, SCALE * longest):
+        if scale * longest > LONGEST.get(suffix, scale * longest):
             raise UsageError(
                 f"{source}: {kind} files have at most {LONGEST[suffix]} pixels a side, "
-                f"and this would have {SCALE * longest}: use --format png"
+                f"and this would have {scale * longest}: use --format png"
             )
-        target = config.output / f"{source.stem}_x{SCALE}{suffix}"
+        target = config.output / f"{source.stem}_x{scale}{suffix}"
         if len(os.fsencode(target.name)) > 255:
             raise UsageError(
                 f"{source} would become {target}, and no name has more than 255 bytes: "
@@ -274,12 +278,12 @@ def _targets(config: Config) -> dict[Path, Path]:
     return targets
 
 
-def _write(picture: Picture, pixels: np.ndarray, target: Path) -> None:
+def _write(picture: Picture, pixels: np.ndarray, target: Path, scale: int) -> None:
     image = Image.fromarray(pixels)
     if picture.form in ("L", "LA"):
         image = image.convert("L")
     if picture.alpha is not None:
-        size = (SCALE * picture.alpha.width, SCALE * picture.alpha.height)
+        size = (scale * picture.alpha.width, scale * picture.alpha.height)
         image.putalpha(picture.alpha.resize(size, Image.Resampling.BICUBIC))
     options = next(
         options for suffix, options in FORMATS.values() if suffix == target.suffix

@@ -106,6 +106,22 @@ class LabelIssue(NamedTuple):
     other: float
 
 
+class CutPhotos(NamedTuple):
+    """How much of the photos was cut away: means of the shares of their areas.
+
+    Attributes:
+      mean: over all photos.
+      wrong, right: over those answered wrongly, and rightly; nan without any.
+      p_value: the probability that those answered wrongly would be cut so much more by
+        chance.
+    """
+
+    mean: float
+    wrong: float
+    right: float
+    p_value: float
+
+
 class Missed(NamedTuple):
     """A class that the model ignores, or always takes for another.
 
@@ -236,6 +252,35 @@ def losses(labels: IntVector, probabilities: Probabilities) -> np.ndarray:
     truth, table = _checked(labels, probabilities)
     own = table[np.arange(len(truth)), truth]
     return -np.log(np.maximum(own, np.finfo(np.float32).tiny))
+
+
+def cut_photos(cut: Values, right: np.ndarray) -> CutPhotos:
+    """Whether mistakes lie in photos of which more was cut away.
+
+    Mann and Whitney's test of ranks, one-sided, with its correction for ties.
+
+    Args:
+      cut: the share of each photo that was cut away, in [0, 1).
+      right: whether its class was predicted.
+
+    Raises:
+      ValueError: no photo, or not one answer for each.
+    """
+    from scipy.stats import mannwhitneyu  # half a second, for the report alone
+
+    shares, hits = np.asarray(cut, np.float64), np.asarray(right, bool)
+    if shares.shape != hits.shape or not len(shares):
+        raise ValueError(f"{len(shares)} shares but {len(hits)} answers")
+    wrong, rest = shares[~hits], shares[hits]
+    known = len(wrong) and len(rest) and np.ptp(shares) > 0
+    return CutPhotos(
+        mean=float(shares.mean()),
+        wrong=float(wrong.mean()) if len(wrong) else math.nan,
+        right=float(rest.mean()) if len(rest) else math.nan,
+        p_value=float(mannwhitneyu(wrong, rest, alternative="greater").pvalue)
+        if known
+        else 1.0,
+    )
 
 
 def label_issues(

@@ -17,7 +17,8 @@ class Evaluation:
     Attributes:
       paths: where each image came from.
       labels: the true classes, int32 `(n,)`, indices into `classes`.
-      probabilities: float32 `(n, classes)`, rows that sum to one.
+      probabilities: `(n, classes)`, rows that sum to one; float32, or after a
+        temperature float64.
       classes: the class names, in the model's order.
     """
 

@@ -8,6 +8,7 @@ images that are already there, and differs by the rounding of PIL's two passes, 
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,13 @@ from jaxvision.typing import AnyArray, Array, Float, Images, Int, Shaped, Square
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+MEAN_COLOUR = tuple(round(255 * share) for share in IMAGENET_MEAN)
+"""(124, 116, 104): ImageNet's mean, which normalisation brings to nearly 0."""
+
+Fit = Literal["crop", "pad", "stretch"]
+FITS: tuple[str, ...] = get_args(Fit)
+"""How a photo becomes a square; see `eval_image`."""
+
 Integers = Int[Array, "n"]
 
 
@@ -29,7 +37,8 @@ class Preprocessing:
 
     `resize` is the short side in pixels, `crop` the side of the centre square, `mean`
     and `std` are per channel for images in `[0, 1]`. With `mirror` a prediction is the
-    mean over the image and its mirror image. The defaults are those of torchvision's
+    mean over the image and its mirror image. `fit` says how a photo becomes a square;
+    unless it is crop, `resize` is not used. The defaults are those of torchvision's
     `ImageClassification` preset (bilinear, antialiased).
     """
 
@@ -38,6 +47,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     mirror: bool = False
+    fit: str = "crop"
 
 
 def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:
@@ -59,16 +69,19 @@ def resized_shape(height: int, width: int, *, resize: int) -> tuple[int, int]:
 
 
 def eval_image(
-    image: Image.Image, *, resize: int, crop: int
+    image: Image.Image, *, resize: int, crop: int, fit: str = "crop"
 ) -> UInt8[np.ndarray, "{crop} {crop} 3"]:
     """The evaluation copy of one photo: uint8, `crop` pixels a side.
 
-    Bit for bit torchvision's `ImageClassification` preset on a PIL image, short of the
-    conversion to float: the short side becomes `resize` pixels, and where the
-    result is smaller than the crop it is padded with black.
+    By `crop` it is bit for bit torchvision's `ImageClassification` preset on a PIL
+    image, short of the conversion to float: the short side becomes `resize` pixels, and
+    where the result is smaller than the crop it is padded with black. The others show
+    all of the photo: by `pad` its long side becomes `crop` pixels, and `MEAN_COLOUR`
+    fills the rest, as Pillow's `ImageOps.pad` does it; by `stretch` both sides do,
+    whatever its shape.
 
     Raises:
-      ValueError: the image is not RGB, or a size is not positive.
+      ValueError: the image is not RGB, a size is not positive, or there is no such fit.
     """
     if image.mode != "RGB":
         raise ValueError(
@@ -76,9 +89,13 @@ def eval_image(
             'call image.convert("RGB") first'
         )
     _check_crop(crop)
+    _check_fit(fit)
+    if fit == "pad":
+        return np.array(_pad(image, crop))
+    if fit == "stretch":
+        return np.array(_resized(image, crop, crop))
     height, width = resized_shape(image.height, image.width, resize=resize)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = _resized(image, height, width)
     if (height, width) == (crop, crop):
         return np.array(image)
     padding, (top, left) = _center(height, width, crop)
@@ -90,14 +107,44 @@ def eval_image(
 
 
 def square_image(
-    image: Image.Image, *, size: int
+    image: Image.Image, *, size: int, crop: int | None = None, fit: str = "crop"
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The training copy of one photo: short side `size`, the centre square, uint8.
+    """The training copy of one photo, uint8, `size` pixels a side.
+
+    By `crop` it is the centre square, the short side being `size`. By the other fits it
+    is the evaluation copy of `crop` pixels (by default `size`, which is also the most)
+    with a margin of `MEAN_COLOUR`: the centre of it is what evaluation sees, and a
+    random crop of it is moved, not enlarged.
 
     Raises:
-      ValueError: the image is not RGB, or the size is not positive.
+      ValueError: the image is not RGB, a size is not positive, or there is no such fit.
     """
-    return eval_image(image, resize=size, crop=size)
+    if fit == "crop":
+        return eval_image(image, resize=size, crop=size)
+    inner = min(size if crop is None else crop, size)
+    pixels = eval_image(image, resize=inner, crop=inner, fit=fit)
+    if inner == size:
+        return pixels
+    square = np.full((size, size, 3), MEAN_COLOUR, np.uint8)
+    _, (top, left) = _center(size, size, inner)
+    square[top : top + inner, left : left + inner] = pixels
+    return square
+
+
+def visible_share(
+    height: int, width: int, *, resize: int, crop: int, fit: str = "crop"
+) -> float:
+    """How much of a photo's area its evaluation copy shows, in (0, 1].
+
+    Raises:
+      ValueError: a side is not positive, or there is no such fit.
+    """
+    _check_fit(fit)
+    if fit != "crop":
+        return 1.0
+    _check_crop(crop)
+    sides = resized_shape(height, width, resize=resize)
+    return float(np.prod([min(crop, side) / side for side in sides]))
 
 
 def to_float(images: Shaped[AnyArray, "*dims"]) -> Float[Array, "*dims"]:
@@ -318,6 +365,27 @@ def _center(height, width, crop):
     # Python's round, as in torchvision: halves go to the even pixel.
     corner = tuple(round((max(side, crop) - crop) / 2.0) for side in (height, width))
     return padding, corner
+
+
+def _resized(image, height, width):
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _pad(image, side):
+    """Pillow's `ImageOps.pad`, save that a thin strip keeps a pixel."""
+    longest = max(image.size)
+    width, height = (max(1, round(x / longest * side)) for x in image.size)
+    square = Image.new("RGB", (side, side), MEAN_COLOUR)
+    corner = round((side - width) * 0.5), round((side - height) * 0.5)
+    square.paste(_resized(image, height, width), corner)
+    return square
+
+
+def _check_fit(fit):
+    if fit not in FITS:
+        raise ValueError(f"unknown fit {fit!r}; use one of {', '.join(FITS)}")
 
 
 def _check_crop(crop):

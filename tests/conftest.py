@@ -29,7 +29,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 EXTRAS = {
     "app": NEEDED,
     "torch": ("torch", "torchvision"),
-    "test": ("array_record", "tensorflow_datasets"),
+    "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),
 }
 """What the tests import of each extra, beside the requirements of pytest itself."""
 MISSING = {

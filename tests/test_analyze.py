@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from flax import nnx
+from scipy.stats import mannwhitneyu
 
 from converters.bundle import save_bundle
 from experiments import analyze
@@ -16,9 +17,15 @@ from experiments.pages import analysis_page
 from experiments.pages.findings import gather
 from experiments.pages.predictions import write_predictions
 from experiments.runs.folder import write_rows
-from jaxvision import models
+from jaxvision import analysis, models
+from jaxvision.calibration import (
+    cross_fitted,
+    cross_judged,
+    fit_certainty,
+    tempered,
+)
 from jaxvision.data import Split
-from jaxvision.evaluation import Evaluation
+from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing
 from tests.analysed_run import run as run
@@ -98,14 +105,14 @@ def test_report_is_rebuilt_to_the_same_bytes(run, page):
     assert (run.folder / "report.html").read_text("utf-8") == page
 
 
-def findings_of(labels, table, history=(), explain=None):
+def findings_of(labels, table, history=(), **options):
     labels = np.asarray(labels, np.int32)
     images = photos(len(labels) + 4)
     names = tuple(f"val/{i}.png" for i in range(len(labels)))
     table = np.asarray(table, np.float32)
     evaluation = Evaluation(names, labels, table, ("roses", "tulips"))
     train = Split(images[:4], np.zeros(4, np.int32), ("a", "b", "c", "d"))
-    return gather(train, images[4:], evaluation, history)
+    return gather(train, images[4:], evaluation, history, **options)
 
 
 def overfitted(epochs=6):
@@ -245,3 +252,82 @@ def test_folder_that_is_no_run_is_refused_in_one_line(run, tmp_path):
     (copy / "model.safetensors").unlink()
     (copy / "predictions.csv").write_text(rows)
     refused(copy, "there is no model.safetensors")
+
+
+# --- how far its percentages go, and what was cut away
+
+
+def words_of(html, name):
+    """The text of a section."""
+    part = sections(html)[name]
+    return Reader(part[part.index(">") + 1 : part.index("</section>")]).text
+
+
+def test_page_says_what_the_temperature_does_and_when_to_be_unsure(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = 2 * rng.normal(size=(200, 2))
+    shares = softmax(logits)
+    labels = (rng.random(200) < shares[:, 1]).astype(np.int32)
+    table = softmax(5 * logits).astype(np.float32)
+    certainty = fit_certainty(labels, table)
+    assert certainty.temperature > 3
+    findings = findings_of(labels, table, certainty=certainty)
+    before, after = (
+        analysis.calibration(labels, x).error
+        for x in (table, cross_fitted(labels, table))
+    )
+    assert findings.calibration.error == after < before
+    shown = tempered(
+        Evaluation(("",) * 200, labels, table, ("a", "b")), certainty.temperature
+    )
+    first = findings.hard[0]
+    index = int(first.picture.path.removeprefix("val/").removesuffix(".png"))
+    assert first.confidence == shown.confidences[index] < table[index].max()
+    html = write(
+        tmp_path,
+        evaluation=judged(np.eye(2, dtype=int), ("roses", "tulips")),
+        findings=findings,
+    )
+    text = words_of(html, "certainty")
+    assert f"by {100 * after:.1f} % (expected calibration error)" in text
+    assert f"a temperature of {certainty.temperature:.2f} the bars missed" in text
+    assert f"missed by {100 * before:.1f} % ." in text
+    for level in (0.9, 0.95):
+        answered = cross_judged(labels, table, precision=level)
+        share = 100 * answered.answered / 200
+        limit = 100 * certainty.threshold(level)
+        right = 100 * answered.right / answered.answered
+        assert f"{level:g} {limit:.1f} % {share:.1f} % {right:.1f} %" in text
+    assert "0.99 " not in text  # no 100 answers are so good
+
+
+@pytest.mark.parametrize(("spread", "found"), [(0.3, True), (0.0, False)])
+def test_page_suggests_the_whole_photo_where_mistakes_were_cut_more(
+    tmp_path, spread, found
+):
+    wrong = np.arange(60) < 15
+    cut = np.random.default_rng(1).uniform(0.2, 0.5, 60) + spread * wrong
+    table = np.where(wrong[:, None], [0.1, 0.9], [0.9, 0.1])
+    findings = findings_of(np.zeros(60, int), table, cut=cut)
+    theirs = mannwhitneyu(cut[wrong], cut[~wrong], alternative="greater").pvalue
+    assert findings.cut.p_value == pytest.approx(theirs) and (theirs < 0.05) == found
+    lines = analysis_page.first_look(findings, [], ("roses", "tulips"))
+    assert ("cut" in {line["target"] for line in lines}) == found
+    html = write(
+        tmp_path,
+        evaluation=judged(np.eye(2, dtype=int), ("roses", "tulips")),
+        findings=findings,
+    )
+    text = words_of(html, "cut")
+    assert f"On average {100 * cut.mean():.1f} % of the area" in text
+    assert f"{100 * cut[wrong].mean():.1f} % where it was wrong" in text
+    assert ("train with --fit pad" in text) == found
+    assert ("no sign that mistakes come of it" in text) == (not found)
+
+
+def test_all_right_or_all_alike_is_no_sign_of_anything():
+    shares = np.linspace(0.1, 0.5, 8)
+    assert analysis.cut_photos(shares, np.ones(8, bool)).p_value == 1
+    assert analysis.cut_photos(np.full(8, 0.2), np.arange(8) < 4).p_value == 1
+    with pytest.raises(ValueError, match="8 shares but 7 answers"):
+        analysis.cut_photos(shares, np.ones(7, bool))

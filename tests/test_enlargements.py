@@ -24,15 +24,17 @@ def example(name="photo.jpg", height=80, width=120):
 def test_square_is_where_the_first_version_is_furthest_off():
     truth, image = (np.zeros((40, 50, 3), np.uint8) for _ in range(2))
     image[21:27, 33:39] = 100
-    top, left = zoomed_square(truth, image, side=8)
+    top, left = zoomed_square(truth, image, side=8, scale=2)
     assert (top % 2, left % 2) == (0, 0)
     assert top <= 21 and top + 8 >= 27 and left <= 33 and left + 8 >= 39
-    assert zoomed_square(truth, truth, side=40) == (0, 0)  # equal, and no room
+    assert zoomed_square(truth, truth, side=40, scale=2) == (0, 0)  # equal, and no room
 
 
 def test_picture_shows_each_method_in_a_column(tmp_path):
     path = tmp_path / "comparison.png"
-    draw_enlargements([example(), example("b" * 80 + "$x$.jpg")], path, protocol="luma")
+    draw_enlargements(
+        [example(), example("b" * 80 + "$x$.jpg")], path, protocol="luma", scale=2
+    )
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     height, width, _ = pixels.shape
@@ -47,7 +49,7 @@ def test_picture_shows_each_method_in_a_column(tmp_path):
 def test_small_photos_are_shown_whole(tmp_path):
     small = example(height=51, width=92)
     small = small._replace(low=small.low[:25, :46])
-    draw_enlargements([small], tmp_path / "a.png", protocol="luma")
+    draw_enlargements([small], tmp_path / "a.png", protocol="luma", scale=2)
     assert (tmp_path / "a.png").stat().st_size > 0
 
 
@@ -55,7 +57,7 @@ def test_sizes_must_agree(tmp_path):
     wrong = example()
     wrong.versions[0] = Version("bicubic", wrong.low, 20.0, 0.5)
     with pytest.raises(ValueError, match="photo.jpg, bicubic: .*40, 60.*80, 120"):
-        draw_enlargements([wrong], tmp_path / "a.png", protocol="luma")
+        draw_enlargements([wrong], tmp_path / "a.png", protocol="luma", scale=2)
     with pytest.raises(ValueError, match="no photograph"):
-        draw_enlargements([], tmp_path / "a.png", protocol="luma")
+        draw_enlargements([], tmp_path / "a.png", protocol="luma", scale=2)
     assert list(tmp_path.iterdir()) == []

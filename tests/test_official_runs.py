@@ -36,7 +36,7 @@ def test_cifar10_trains_on_the_archive(served, tmp_path):
 def test_transfer_trains_on_37_breeds(served, tmp_path):
     config = transfer.Config(
         backbone=("resnet18",),
-        data="oxford_iiit_pet",
+        data=("oxford_iiit_pet",),
         weights="random",
         epochs=1,
         batch_size=2,
@@ -53,7 +53,7 @@ def test_transfer_trains_on_37_breeds(served, tmp_path):
 def test_superres_trains_on_trainval_and_judges_on_test(served, tmp_path):
     config = superres.Config(
         model="srcnn_915",
-        data="oxford_iiit_pet",
+        data=("oxford_iiit_pet",),
         benchmark=("oxford_iiit_pet",),
         epochs=1,
         repeat=2,

@@ -12,8 +12,14 @@ import pytest
 from PIL import Image
 
 from jaxvision.data import pieces as source
-from jaxvision.data.pairs import enlarge, random_crops, random_pairs, reduce
-from jaxvision.data.pieces import open_benchmark, open_photos
+from jaxvision.data.pairs import (
+    enlarge,
+    pair_transform,
+    random_crops,
+    random_pairs,
+    reduce,
+)
+from jaxvision.data.pieces import centre_square, open_benchmark, open_photos
 
 
 def noise(height, width, seed=0):
@@ -30,17 +36,19 @@ def resized(pixels, size):
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
-def test_low_resolution_is_what_pil_makes_of_the_file():
-    image = noise(30, 42)
-    low = reduce(jnp.asarray(image[None] / np.float32(255)))
-    small = resized(image, (21, 15))
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_low_resolution_is_what_pil_makes_of_the_file(scale):
+    image = noise(36, 48)
+    low = reduce(jnp.asarray(image[None] / np.float32(255)), scale=scale)
+    small = resized(image, (48 // scale, 36 // scale))
     np.testing.assert_array_equal(np.round(np.asarray(low[0]) * 255), small)
-    large = np.asarray(enlarge(low)[0]) * 255
-    assert large.shape == (30, 42, 3) and large.min() >= 0 and large.max() <= 255
-    # PIL rounds after each of its two passes, and clips where noise overshoots.
-    smooth = resized(noise(4, 4), (20, 20))
-    ours = np.asarray(enlarge(jnp.asarray(smooth[None] / np.float32(255)))[0]) * 255
-    assert np.abs(ours - resized(smooth, (40, 40))).max() < 1.2
+    large = np.asarray(enlarge(low, scale=scale)[0]) * 255
+    assert large.shape == (36, 48, 3) and large.min() >= 0 and large.max() <= 255
+    # PIL rounds after each of its two passes; it would clip what overshoots.
+    smooth = resized(noise(4, 4) // 2 + 64, (20, 20))
+    ours = enlarge(jnp.asarray(smooth[None] / np.float32(255)), scale=scale)
+    theirs = resized(smooth, (20 * scale, 20 * scale))
+    assert np.abs(np.asarray(ours[0]) * 255 - theirs).max() < 1.13
 
 
 def test_crops_are_turned_pieces_of_their_own_photo():
@@ -77,19 +85,33 @@ def find(image, crop):
     raise AssertionError("the crop is not in its photo")
 
 
-def test_pairs_match_and_colours_change_before_the_low_resolution():
+@pytest.mark.parametrize("scale", [2, 4])
+def test_pairs_match_and_colours_change_before_the_low_resolution(scale):
     images = noise(24, 24)[None].repeat(3, axis=0)
     sizes = np.full((3, 2), 24, np.int32)
-    pairs = jax.jit(random_pairs, static_argnames=("crop_size", "jitter"))
+    options = {"crop_size": 16, "scale": scale}
+    pairs = jax.jit(random_pairs, static_argnames=(*options, "jitter"))
     key = jax.random.key(3)
-    plain = pairs(key, images, sizes, crop_size=16, jitter=0.0)
-    vivid = pairs(key, images, sizes, crop_size=16, jitter=0.2)
+    plain = pairs(key, images, sizes, jitter=0.0, **options)
+    vivid = pairs(key, images, sizes, jitter=0.2, **options)
     for inputs, targets in (plain, vivid):
-        assert inputs.shape == targets.shape == (3, 16, 16, 3)
-        np.testing.assert_array_equal(inputs, enlarge(reduce(targets)))
+        assert inputs.shape == (3, 16 // scale, 16 // scale, 3)
+        assert targets.shape == (3, 16, 16, 3)
+        np.testing.assert_array_equal(inputs, reduce(targets, scale=scale))
         levels = np.asarray(targets) * 255
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
     assert (np.abs(vivid[1] - plain[1]).max(axis=(1, 2, 3)) > 0.02).all()
+
+
+@pytest.mark.parametrize("enlarged", [False, True])
+def test_networks_see_the_low_resolution_or_its_enlargement(enlarged):
+    images = noise(24, 36)[None]
+    make = pair_transform(crop_size=12, jitter=0.0, scale=3, enlarged=enlarged)
+    batch = {"image": jnp.asarray(images), "size": jnp.array([(24, 36)], jnp.int32)}
+    for made in (make(None, batch), make(jax.random.key(0), batch)):
+        low = reduce(made["target"], scale=3)
+        right = enlarge(low, scale=3) if enlarged else low
+        np.testing.assert_array_equal(made["image"], right)
 
 
 def test_folder_splits_are_its_own_train_and_test(tmp_path):
@@ -125,7 +147,57 @@ def test_other_folders_are_split_by_the_seed(tmp_path):
     assert all(found.count == 8 and len(found.val) == 2 for found in splits)
     assert names[0] == names[1] != names[2]
     one = open_photos(str(tmp_path), crop_size=32, val_count=1)
-    assert len(one.val) == 1 and {one.val[0].name} < names[0] and one.count == 8
+    assert len(one.val) == 1 and {one.val[0].name} < names[0]
+    assert one.count == 9  # what was set aside and is not judged by is trained on
+
+
+def test_photos_of_several_folders_are_put_together(tmp_path):
+    for index in range(6):
+        save(tmp_path / "a" / "train" / f"{index}.png", noise(32, 40, index))
+    save(tmp_path / "a" / "test" / "0.png", noise(32, 32, 9))
+    for index in range(5):
+        save(tmp_path / "b" / f"{index}.png", noise(36, 50, 10 + index))
+    specs = [str(tmp_path / name) for name in ("a", "b")]
+    both = open_photos(*specs, crop_size=32)
+    assert both.name == "a + b" and both.count == 10 and both.images.shape[0] == 10
+    assert both.sizes.tolist() == [[32, 40]] * 6 + [[36, 50]] * 4
+    alone = [open_photos(spec, crop_size=32) for spec in specs]
+    names = [photo.name for found in alone for photo in found.val]
+    assert [photo.name for photo in both.val] == names and len(names) == 2
+    # Of each its share; a folder's own test photographs are never trained on.
+    for index in range(3):
+        save(tmp_path / "a" / "test" / f"{index}.png", noise(32, 32, 20 + index))
+    few = open_photos(*specs, crop_size=32, val_count=3)
+    assert [Path(photo.name).parent.name for photo in few.val] == ["test"] * 2 + ["b"]
+    assert few.count == 10
+    one = open_photos(*specs, crop_size=32, val_count=1)
+    assert [Path(photo.name).parent.name for photo in one.val] == ["test"]
+    assert one.count == 11
+    with pytest.raises(ValueError, match="named twice"):
+        open_photos(specs[0], specs[0], crop_size=32)
+    with pytest.raises(ValueError, match="no/such"):
+        open_photos(specs[0], "/no/such", crop_size=32)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_what_the_scale_leaves_over_is_cut_off(tmp_path, scale):
+    for split in ("train", "test"):
+        save(tmp_path / split / "0.png", noise(47, 59))
+    (benchmark, _) = open_benchmark(str(tmp_path), scale=scale)
+    (judged,) = open_photos(str(tmp_path), crop_size=32, scale=scale).val
+    for photo in (benchmark, judged):
+        height, width = photo.image.shape[:2]
+        assert height == 47 - 47 % scale and width == 59 - 59 % scale
+        np.testing.assert_array_equal(photo.image, noise(47, 59)[:height, :width])
+
+
+def test_squares_are_as_large_as_their_own_photo_allows():
+    sides = [len(centre_square(noise(h, w))) for h, w in ((300, 256), (255, 400))]
+    assert sides == [256, 128]
+    image = noise(40, 70)
+    np.testing.assert_array_equal(centre_square(image), image[:, 15:55])
+    np.testing.assert_array_equal(centre_square(image, scale=3), image[:39, 15:54])
+    assert centre_square(noise(300, 300), scale=3).shape == (255, 255, 3)
 
 
 def test_choice_of_photos_to_judge_by_moves_with_the_folder(tmp_path):

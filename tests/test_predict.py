@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.pages.predictions import read_predictions
 from experiments.predict import Config
 from jaxvision import gradcam, models
+from jaxvision.calibration import Certainty, fit_certainty, tempered
+from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing, eval_image, normalize, to_float
 from tests.analysed_run import run as run
@@ -29,6 +32,11 @@ ROOT = Path(__file__).parents[1]
 def small(tmp_path_factory):
     """The file of a tiny model with random weights, which compiles in no time."""
     path = tmp_path_factory.mktemp("small") / "model.safetensors"
+    write_small(path)
+    return path
+
+
+def write_small(path, certainty=None, classes=("a", "b/c", "d")):
     model = models.create("cnn_small", num_classes=3, rngs=nnx.Rngs(0))
     _, params, stats = functionalize(model)
     save_bundle(
@@ -36,10 +44,10 @@ def small(tmp_path_factory):
         "cnn_small",
         params,
         stats,
-        classes=("a", "b/c", "d"),
+        classes=classes,
         preprocessing=Preprocessing(36, 32),
+        certainty=certainty,
     )
-    return path
 
 
 def table_of(path):
@@ -54,7 +62,10 @@ def test_predictions_are_those_of_the_run(run, tmp_path, capsys, monkeypatch):
     numbers = predict.main(
         Config(run=run.folder, images=(run.photos / "val",), csv=target, top=2)
     )
-    theirs = read_predictions(run.folder / "predictions.csv")
+    said = read_predictions(run.folder / "predictions.csv")
+    certainty = predict.open_model(run.folder).certainty
+    assert certainty == fit_certainty(said.labels, said.probabilities)
+    theirs = tempered(said, certainty.temperature)
     assert numbers == {"predicted": len(theirs.paths), "unreadable": 0}
     rows = {row["path"]: row for row in table_of(target)}
     assert set(rows) == set(theirs.paths)
@@ -126,6 +137,52 @@ def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
     images = normalize(to_float(crop[None]))
     maps, _ = gradcam.grad_cam(apply, params, stats, images, jnp.array([1]))
     np.testing.assert_allclose(ours, gradcam.heat(maps, size=224), atol=1e-5)
+
+
+def test_what_the_model_is_too_unsure_of_is_said_so(small, tmp_path, capsys):
+    photos = [save(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
+    bundle = predict.open_model(small)
+    crops = np.stack([eval_image(Image.open(p), resize=36, crop=32) for p in photos])
+    apply, params, stats = functionalize(bundle.model)
+    logits, _ = apply(params, stats, normalize(to_float(crops)))
+    shares = softmax(np.asarray(logits) / 0.25)
+    limit = float(np.sort(shares.max(axis=1))[1:3].mean())  # two are above it
+    path = tmp_path / "m.safetensors"
+    write_small(path, Certainty(0.25, ((0.8, 0.0), (0.95, limit))))
+    table = tmp_path / "t.csv"
+    config = Config(run=path, images=tuple(photos), csv=table, precision=0.9)
+    numbers = predict.main(config)
+    assert numbers == {"predicted": 4, "unreadable": 0, "unsure": 2}
+    said = capsys.readouterr().out
+    assert f"unsure: 2 of 4 images, with a probability below {limit:.3f}" in said
+    for photo, row, cells in zip(photos, shares, table_of(table), strict=True):
+        best = bundle.classes[row.argmax()]
+        assert float(cells["confidence"]) == pytest.approx(row.max(), abs=1e-5)
+        line = next(x for x in said.splitlines() if x.startswith(f"{photo}: "))
+        is_sure = row.max() >= limit
+        assert cells["prediction"] == (best if is_sure else "unsure")
+        assert line.startswith(f"{photo}: {'' if is_sure else 'unsure; '}{best} ")
+    assert predict.main(replace(config, precision=0.8))["unsure"] == 0
+    assert "unsure" not in predict.main(replace(config, precision=None))
+
+
+def test_precision_that_cannot_be_promised_is_refused(small, tmp_path):
+    photo = save(tmp_path / "x.png")
+
+    def refused(path, precision, message):
+        with pytest.raises(UsageError, match=message) as caught:
+            predict.main(Config(run=path, images=(photo,), precision=precision))
+        assert "\n" not in str(caught.value)
+
+    refused(small, 0.95, "--precision 0.95: the model file holds no thresholds")
+    path = tmp_path / "m.safetensors"
+    write_small(path, Certainty(2.0, ((0.9, 0.5),)))
+    refused(path, 0.95, "--precision 0.95: no threshold promises .* most was 0.9")
+    write_small(path, Certainty(2.0, ((0.9, 0.5),)), classes=("a", "unsure", "b"))
+    refused(path, 0.9, "--precision: the model has a class 'unsure' of its own")
+    for wrong in (0.0, 1.0, 95, float("nan")):
+        with pytest.raises(ValueError, match="--precision cannot be"):
+            Config(run=small, images=(photo,), precision=wrong)
 
 
 def test_wrong_calls_are_refused_in_one_line(small, tmp_path):

@@ -25,11 +25,11 @@ def test_readme_programs_run():
 
 
 def test_readme_options_exist():
-    from experiments import cifar10, predict, superres, transfer, upscale
+    from experiments import cifar10, judge, predict, superres, transfer, upscale
     from jaxvision.optim import Optim
 
     table = re.findall(r"`--([a-z.-]+)", README.read_text())
     known = {f"optim.{name}" for name in Optim.__dataclass_fields__} | {"help"}
-    for program in (transfer, cifar10, superres, upscale, predict):
+    for program in (transfer, cifar10, superres, upscale, judge, predict):
         known |= set(program.Config.__dataclass_fields__)
     assert {word.replace("-", "_") for word in table} <= known

@@ -1,4 +1,4 @@
-"""CIFAR-10's classifiers and SRCNN against the same networks in torch, in float64."""
+"""CIFAR-10's classifiers and the enlargers against torch's, in float64."""
 
 from collections import OrderedDict
 from functools import partial
@@ -15,6 +15,7 @@ from jaxvision import models
 from jaxvision.functional import functionalize, modules
 from jaxvision.models.cifar import dirac, gelu, whitening
 from jaxvision.preprocess import Preprocessing
+from tests.enlarger_twins import LightTwin, Residual, srcnn
 
 torch = pytest.importorskip("torch")
 T = torch.nn
@@ -30,10 +31,19 @@ PARAMETERS = {
     "cnn": 814_826,
     "cnn_lean": 1_161_272,
     "cnn_fast": 1_972_792,  # the paper's 1.97 million
-    "srcnn_955": 69_251,
-    "srcnn_915": 20_099,
-    "srcnn_955_residual": 69_251,
-    "srcnn_915_residual": 20_099,
+    "light_x2": 48_228,
+    "light_x3": 49_673,
+    "light_x4": 51_696,
+    **{
+        f"srcnn_{name}{scale}": count
+        for scale in ("", "_x3", "_x4")
+        for name, count in (
+            ("955", 69_251),
+            ("915", 20_099),
+            ("955_residual", 69_251),
+            ("915_residual", 20_099),
+        )
+    },
 }
 
 
@@ -53,11 +63,6 @@ class Times(T.Module):
 
     def forward(self, x):
         return x * self.factor
-
-
-class Residual(T.Sequential):
-    def forward(self, x):
-        return x + super().forward(x)
 
 
 def fcn(*widths, dropout=0.0):
@@ -126,23 +131,6 @@ def fast(*widths):
     return net
 
 
-def srcnn(first, second, third, *, kind=T.Sequential):
-    net = kind(
-        OrderedDict(
-            conv1=T.Conv2d(3, 64, first, padding=first // 2),
-            relu1=T.ReLU(),
-            conv2=T.Conv2d(64, 32, second, padding=second // 2),
-            relu2=T.ReLU(),
-            conv3=T.Conv2d(32, 3, third, padding=third // 2),
-        )
-    )
-    for conv in (net.conv1, net.conv2, net.conv3):
-        T.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        T.init.zeros_(conv.bias)
-    T.init.normal_(net.conv3.weight, std=1e-3)
-    return net
-
-
 TWINS = {
     "fcn_baseline": lambda: fcn(100, 20),
     "fcn_wide": lambda: fcn(1024, 512),
@@ -158,10 +146,15 @@ TWINS = {
     ),
     "cnn_lean": lambda: fast(64, 128, 256),
     "cnn_fast": lambda: fast(64, 256, 256),
-    "srcnn_955": lambda: srcnn(9, 5, 5),
-    "srcnn_915": lambda: srcnn(9, 1, 5),
-    "srcnn_955_residual": lambda: srcnn(9, 5, 5, kind=Residual),
-    "srcnn_915_residual": lambda: srcnn(9, 1, 5, kind=Residual),
+    **{f"light_x{scale}": partial(LightTwin, scale) for scale in (2, 3, 4)},
+    **{
+        f"srcnn_{''.join(map(str, sizes))}{suffix}{scale}": partial(
+            srcnn, *sizes, kind=kind
+        )
+        for scale in ("", "_x3", "_x4")
+        for suffix, kind in (("", T.Sequential), ("_residual", Residual))
+        for sizes in ((9, 5, 5), (9, 1, 5))
+    },
 }
 
 
@@ -193,8 +186,8 @@ def output(apply, params, stats, images):
 
 
 def test_the_tables_have_these_rows():
-    small = models.small_names()
-    assert (*small, *(name for name in PARAMETERS if "srcnn" in name)) == tuple(TWINS)
+    assert tuple(PARAMETERS) == tuple(TWINS)
+    assert models.small_names() == tuple(TWINS)[: len(models.small_names())]
     further = {"googlenet_untransformed"}
     assert set(models.VARIANTS) == {*models.names(), *TWINS, *further}
     assert not set(models.names()) & set(TWINS)
@@ -206,14 +199,15 @@ def test_outputs_and_weights_equal_torchs(name, float64):
     net = twin(name)
     state = oracle.state_arrays(net)
     # A wrong padding or a swap of height and width would pass on a square.
-    shape = (2, 13, 17, 3) if name.startswith("srcnn") else (2, 32, 32, 3)
+    enlarges = models.variant(name).task == "superres"
+    shape = (2, 13, 17, 3) if enlarges else (2, 32, 32, 3)
     images = np.random.default_rng(0).standard_normal(shape)
     model = convert(models.abstract(name, num_classes=10), state)
     apply, params, stats = functionalize(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == PARAMETERS[name]
     with torch.no_grad():
         theirs = net(oracle.torch_images(images)).numpy()
-    if name.startswith("srcnn"):
+    if enlarges:
         theirs = theirs.transpose(0, 2, 3, 1)
     assert largest(output(apply, params, stats, images), theirs) <= 1e-9
     back = to_state_dict(models.abstract(name, num_classes=10), params, stats)
@@ -222,7 +216,9 @@ def test_outputs_and_weights_equal_torchs(name, float64):
         np.testing.assert_array_equal(back[key], array)
 
 
-@pytest.mark.parametrize("name", ["fcn", "cnn_small", "cnn", "cnn_lean", "srcnn_915"])
+@pytest.mark.parametrize(
+    "name", ["fcn", "cnn_small", "cnn", "cnn_lean", "srcnn_915", "light_x3"]
+)
 def test_gradients_and_statistics_equal_torchs(name, float64):
     net = twin(name).train()
     model = convert(models.abstract(name, num_classes=10), oracle.state_arrays(net))
@@ -257,7 +253,7 @@ def test_gradients_and_statistics_equal_torchs(name, float64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TWINS if "srcnn" not in name])
+@pytest.mark.parametrize("name", models.small_names())
 def test_three_steps_equal_torchs(name, float64):
     images = oracle.random_images(8, 32, dtype="float64")
     found = verify.compare_training(name, twin(name), images)

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +13,15 @@ from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
 
 from experiments import superres
-from experiments.command.options import RunError, UsageError
+from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.runs import enlarger_outputs
 from experiments.runs.enlarger_outputs import measure
 from experiments.superres import Config
+from experiments.training.perceptual import COLOUR, absolute
 from jaxvision import checkpoint, image_metrics
 from jaxvision.data.pieces import Whole
+from jaxvision.image_metrics import LUMA
 from jaxvision.optim import Optim
 from jaxvision.preprocess import to_float
 from tests import runs
@@ -62,7 +65,9 @@ def photos(tmp_path_factory):
 def config(photos, tmp_path_factory):
     return Config(
         model="srcnn_915",
-        data=str(photos),
+        loss="mse",
+        augment="full",
+        data=(str(photos),),
         epochs=3,
         repeat=4,
         batch_size=4,
@@ -147,13 +152,13 @@ def test_figures_are_those_of_scikit_image(finished, photos):
 def test_grey_files_are_judged_by_their_own_levels():
     truth = np.full((32, 32, 3), 100, np.uint8)
     image = truth + np.uint8(10)
-    ((gray, _),) = measure(Whole("x", truth, is_gray=True), [image])
-    ((colour, _),) = measure(Whole("x", truth), [image])
+    ((gray, _),) = measure(Whole("x", truth, is_gray=True), [image], border=2)
+    ((colour, _),) = measure(Whole("x", truth), [image], border=2)
     assert gray == pytest.approx(20 * np.log10(255 / 10), abs=1e-3)
     # Of 219 levels of luma these are 101.9 and 110.5, rounded 102 and 110.
     assert colour == pytest.approx(20 * np.log10(255 / 8), abs=1e-3)
     # And not infinite.
-    assert measure(Whole("x", truth), [image, truth])[1][0] == 100.0
+    assert measure(Whole("x", truth), [image, truth], border=2)[1][0] == 100.0
 
 
 def test_photos_of_many_sizes_are_measured_by_one_program():
@@ -161,12 +166,21 @@ def test_photos_of_many_sizes_are_measured_by_one_program():
     for height, width in ((34, 62), (50, 40), (64, 64)):
         truth = np.asarray(texture(height, width, 0))
         image = np.asarray(texture(height, width, 1))
-        ((psnr, ssim),) = measure(Whole("x", truth), [image])
+        ((psnr, ssim),) = measure(Whole("x", truth), [image], border=2)
         pair = [to_float(jnp.asarray(pixels[None])) for pixels in (image, truth)]
         options = {"border": 2, "luma": True, "quantize": True}
         for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):
             np.testing.assert_allclose(ours, metric(*pair, **options), rtol=1e-5)
     assert enlarger_outputs._figures._cache_size() == before + 1
+
+
+def test_absolute_error_is_the_lumas_and_a_share_of_the_colours():
+    target = jnp.full((1, 2, 3, 3), 0.5)
+    assert float(absolute(target - 0.25, target)) == pytest.approx(0.25)
+    red = target.at[..., 0].add(0.3)
+    share = 0.3 * LUMA[0] / sum(LUMA)
+    colours = ((0.3 - share) + 2 * share) / 3
+    assert float(absolute(red, target)) == pytest.approx(share + COLOUR * colours)
 
 
 def test_interrupted_and_resumed_run_has_the_same_bits(
@@ -194,6 +208,28 @@ def test_finished_run_is_judged_by_more(finished, photos, vgg, monkeypatch):
         superres.main(resumed(folder, "--epochs", "99"))
 
 
+@pytest.mark.parametrize("scale", [3, 4])
+def test_light_network_learns_any_scale_and_starts_from_another(
+    config, photos, tmp_path, scale
+):
+    run = tmp_path / "superres" / "1"
+    first = replace(
+        config,
+        model="light",
+        loss="l1",
+        crop_size=4 * scale * 2,
+        data=(str(photos), str(photos / "train")),
+        output=tmp_path,
+    )
+    superres.main(first)
+    numbers = superres.main(replace(first, scale=scale, init_from=run, epochs=4))
+    assert numbers["test_psnr"] > numbers["test_psnr_bicubic"]
+    model = load_model(tmp_path / "superres" / "2")
+    assert model.scale == scale
+    with pytest.raises(UsageError, match="give --model light"):
+        superres.main(replace(config, init_from=run))
+
+
 def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path):
     folder = finished[0]
     start = replace(config, init_from=folder, output=tmp_path, dry_run=True)
@@ -203,13 +239,16 @@ def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "halo"), [("srcnn_955", 6), ("srcnn_915", 5)])
+@pytest.mark.parametrize(
+    ("name", "halo"),
+    [("srcnn_955", 6), ("srcnn_915", 5), ("srcnn_955_x3", 5), ("light_x4", 8)],
+)
 def test_halo_is_the_reach_of_the_layers_and_the_bicubic(name, halo):
     from flax import nnx
 
     from jaxvision import models
 
-    model = models.create(name, rngs=nnx.Rngs(0))
+    model: Any = models.create(name, rngs=nnx.Rngs(0))
     assert make_enlarger(model).halo == halo
 
 
@@ -222,7 +261,9 @@ def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
 
 WRONG = [
     (["--model", "srcnn_99"], "no network 'srcnn_99'"),
-    (["--model", "resnet18"], "there are srcnn_955"),
+    (["--model", "resnet18"], "there are light, srcnn_955"),
+    (["--model", "light_x3"], "--model light_x3 is for --scale 3, not 2"),
+    (["--crop-size", "16", "--scale", "3"], "--scale 3 does not divide it"),
     (["--data", "/no/such/folder"], "no such folder"),
     (["--benchmark", "/no/such"], "--benchmark: '/no/such' is neither"),
     (["--batch-size", "5000"], "more than the 24 crops"),
@@ -239,9 +280,13 @@ WRONG = [
 def test_wrong_call_says_what_and_exits_with_2(
     config, monkeypatch, capsys, tmp_path, words, message
 ):
-    base = {"--data": config.data, "--output": str(tmp_path), "--repeat": "4"}
+    base = {"--data": config.data[0], "--output": str(tmp_path), "--repeat": "4"}
     base |= {"--crop-size": "16"}
-    runs.check_wrong_call(superres.main_cli, base, words, message, monkeypatch, capsys)
+
+    def program():
+        run_cli(Config, superres.main, prog="superres")
+
+    runs.check_wrong_call(program, base, words, message, monkeypatch, capsys)
     assert list(tmp_path.iterdir()) == []
 
 

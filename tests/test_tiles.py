@@ -49,7 +49,7 @@ def network():
     @jax.jit
     def fn(images):
         traces.append(images.shape)
-        return apply(params, stats, enlarge(to_float(images)))[0]
+        return apply(params, stats, enlarge(to_float(images), scale=2))[0]
 
     return fn, traces
 

@@ -10,7 +10,8 @@ from flax import nnx
 from PIL import Image, ImageCms
 
 from converters.bundle import save_bundle
-from experiments import superres
+from experiments import upscale
+from experiments.command.options import run_cli
 from experiments.inference.enlarger import (
     enlarge_pixels,
     load_model,
@@ -58,10 +59,9 @@ def noise(height, width, channels=3):
 
 def call(monkeypatch, run, *words):
     """The command, in this process; its exit code."""
-    argv = ["superres", "upscale", str(run), *map(str, words)]
-    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "argv", ["x", "--model", str(run), *map(str, words)])
     try:
-        superres.main_cli()
+        run_cli(upscale.Config, upscale.main, prog="upscale")
     except SystemExit as error:
         return error.code
     return 0
@@ -182,7 +182,7 @@ def wrong_files(folder):
         "deep.png": "kind I;16: convert it to 8-bit grey or RGB first",
         "text.png": "no image",
         "none.png": "No such file",
-        "folder": "is a folder: name its files",
+        "folder": "no images in this folder",
         "a.png": "a_x2.png exists: give another --output folder or --overwrite",
         "a.png a.bmp": "would both become",
     }
@@ -212,8 +212,10 @@ def test_wrong_calls_exit_with_2(monkeypatch, run, tmp_path, capsys):
     out = ("--output", tmp_path / "out")
     for folder, words, message in (
         (tmp_path, (tmp_path / "a.png", *out), "no model.safetensors"),
-        (run, out, "there is no image to enlarge"),
+        (run, out, "name the images, or folders of images"),
         (run, (tmp_path / "a.png", *out, "--tile", "10"), "needs more than 10"),
+        (run, (tmp_path / "a.png", *out, "--scale", "3"), "trained for --scale 2"),
+        ("lihgt", (tmp_path / "a.png", *out), "no such run, and no name of light"),
     ):
         assert call(monkeypatch, folder, *words) == 2
         assert message in capsys.readouterr().err

@@ -43,6 +43,11 @@ def share(value: float) -> bool:
     return 0 <= value < 1
 
 
+def chance(value: float) -> bool:
+    """Above 0 and below 1."""
+    return 0 < value < 1
+
+
 def seed(value: int) -> bool:
     """What numpy and JAX take as one."""
     return 0 <= value < 2**32

@@ -1,6 +1,5 @@
 """Ctrl-C and its like: a training stops between two steps, and says how to go on."""
 
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import NoReturn
 
 from experiments.command.console import complain
 from jaxvision import processes
+from jaxvision.text import shell_word
 
 # A terminal that is closed hangs up; batch systems warn by SIGUSR1 before time is up.
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
@@ -67,6 +67,6 @@ def interrupted(folder: Path, module: str, stop: Stop) -> NoReturn:
     if processes.is_first():
         complain(
             f"stopped; all is saved. To go on: python -m {module} --resume "
-            f"{shlex.quote(str(folder))}"
+            f"{shell_word(folder)}"
         )
     sys.exit(128 + (stop.signum or signal.SIGINT))

@@ -11,6 +11,7 @@ import numpy as np
 from converters.bundle import Bundle, load_bundle
 from experiments.command.options import UsageError
 from jaxvision import gradcam, models
+from jaxvision.calibration import temper
 from jaxvision.evaluation import softmax
 from jaxvision.functional import functionalize, mirrored
 from jaxvision.precision import fast_dtype
@@ -56,7 +57,7 @@ def open_model(run: Path) -> Bundle:
 
 
 def make_predict(bundle: Bundle) -> Predict:
-    """What the model says of images that are cropped already."""
+    """What the model says of images that are squares already, after its temperature."""
     apply, params, stats = functionalize(bundle.model, dtype=_dtype())
     if bundle.preprocessing.mirror:
         apply = mirrored(apply)
@@ -70,7 +71,8 @@ def make_predict(bundle: Bundle) -> Predict:
             np.asarray(forward(params, stats, batch), np.float64)[:count]
             for batch, count in _batches(images)
         ]
-        return softmax(np.concatenate([np.zeros((0, len(bundle.classes))), *logits]))
+        scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
+        return np.asarray(temper(softmax(scores), bundle.certainty.temperature))
 
     return predict
 

@@ -12,31 +12,63 @@ from flax import nnx
 
 from converters.bundle import load_bundle
 from experiments.command.options import UsageError
+from jaxvision import models
 from jaxvision.data import Progress
-from jaxvision.data.pairs import SCALE, enlarge
+from jaxvision.data.pairs import enlarge
 from jaxvision.functional import functionalize, modules
-from jaxvision.models.srcnn import VARIANTS
+from jaxvision.models.network import Enlarger as Network
 from jaxvision.preprocess import to_float
 from jaxvision.tiles import map_tiles
 from jaxvision.typing import Array
 
-BICUBIC_REACH = 3
-"""How many pixels of the enlarged image the interpolation reaches beyond its own."""
+BICUBIC_REACH = 2
+"""How many pixels of the image the interpolation reaches beyond the nearest."""
 MOST_DB = 100.0
 """What the PSNR of equal images, which is infinite, counts in a mean."""
 
 
 class Enlarger(NamedTuple):
-    """`fn(images)`, `(n, h, w, 3)` uint8 or in [0, 1] to twice the size in [0, 1].
+    """`fn(images)`: `(n, h, w, 3)`, uint8 or in [0, 1], to larger ones in [0, 1].
 
-    `halo` is how many pixels away a pixel of the input still matters.
+    `scale` is how many times larger; `halo` is how many pixels away a pixel of the
+    input still matters.
     """
 
     fn: Callable[[Any], Array]
     halo: int
+    scale: int
 
 
-def load_model(path: Path) -> nnx.Module:
+def names() -> tuple[str, ...]:
+    """The networks that enlarge photographs: rows of the models."""
+    return tuple(row.name for row in models.VARIANTS.values() if row.task == "superres")
+
+
+def find_network(name: str, *, scale: int) -> str:
+    """The row of the models that `--model` and `--scale` name.
+
+    Raises:
+      UsageError: there is none.
+    """
+    plain = name
+    if name in models.ALIASES:
+        plain = models.ALIASES[name].partition("_x")[0]
+    for row in (f"{plain}_x{scale}", plain):
+        if row in names() and _scale(row) == scale:
+            return row
+    if name in names():
+        raise UsageError(f"--model {name} is for --scale {_scale(name)}, not {scale}")
+    kinds = dict.fromkeys(row.partition("_x")[0] for row in names())
+    raise UsageError(f"--model: no network {name!r}; there are {', '.join(kinds)}")
+
+
+def _scale(name: str) -> int:
+    network = models.abstract(name)
+    assert isinstance(network, Network)
+    return network.scale
+
+
+def load_model(path: Path) -> Network:
     """The super-resolution model of a run's folder, or of its `model.safetensors`.
 
     Raises:
@@ -53,28 +85,31 @@ def load_model(path: Path) -> nnx.Module:
         bundle = load_bundle(file)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    if bundle.name not in VARIANTS:
+    if not isinstance(bundle.model, Network):
         raise UsageError(f"{file} holds a {bundle.name}, which enlarges no images")
     return bundle.model
 
 
-def make_enlarger(model: nnx.Module) -> Enlarger:
-    """The compiled function of a chain of convolutions over a bicubic enlargement."""
+def make_enlarger(model: Network) -> Enlarger:
+    """The compiled function of a network that is a chain of convolutions."""
     radius = sum(
         (max(module.kernel_size) - 1) // 2
         for _, module in modules(model)
         if isinstance(module, nnx.Conv)
     )
     apply, params, stats = functionalize(model)
+    scale, takes_enlarged = model.scale, model.takes_enlarged
 
     @jax.jit
     def fn(params, stats, images):
-        return jnp.clip(apply(params, stats, enlarge(to_float(images)))[0], 0, 1)
+        x = to_float(images)
+        x = enlarge(x, scale=scale) if takes_enlarged else x
+        return jnp.clip(apply(params, stats, x)[0], 0, 1)
 
-    return Enlarger(
-        lambda images: fn(params, stats, images),
-        math.ceil((radius + BICUBIC_REACH) / SCALE),
-    )
+    halo = max(radius, BICUBIC_REACH)  # what is interpolated is added at the end
+    if takes_enlarged:
+        halo = math.ceil(radius / scale) + BICUBIC_REACH
+    return Enlarger(lambda images: fn(params, stats, images), halo, scale)
 
 
 def enlarge_pixels(
@@ -84,13 +119,13 @@ def enlarge_pixels(
     tile: int,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """uint8 `(h, w, 3)` to uint8 of twice the size, with the memory of one tile."""
+    """uint8 `(h, w, 3)` to uint8 of `scale` times the size, in the memory of a tile."""
     return map_tiles(
         lambda part: to_levels(enlarger.fn(part)),
         pixels,
         tile=tile,
         halo=enlarger.halo,
-        scale=SCALE,
+        scale=enlarger.scale,
         progress=progress,
     )
 

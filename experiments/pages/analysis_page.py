@@ -21,6 +21,8 @@ FEWEST = 50
 """Images below which that would be noise."""
 TRUSTED = 0.8
 """Accuracy from which on a model's doubts about labels are worth a line at the top."""
+CHANCE = 0.05
+"""What is likelier than that by chance is not called a finding."""
 NAMED = 3
 """Missed classes that the list at the top names."""
 
@@ -60,6 +62,7 @@ def describe(
         "twins": [_twins(pair) for pair in findings.twins],
         "twin_count": findings.twin_count,
         "searched": findings.searched,
+        "cut": findings.cut and findings.cut._asdict() | {"chance": CHANCE},
     }
 
 
@@ -72,6 +75,7 @@ def first_look(
         (_missed_line(findings, classes), "Class by class", "classes"),
         (_overfitting_line(findings, history), "How training went", "training"),
         (_certainty_line(findings), "Its certainty", "certainty"),
+        (_cut_line(findings), "What was cut away", "cut"),
         (_suspect_line(findings), "Labels that look wrong", "labels"),
     ]
     return [
@@ -128,6 +132,16 @@ def _certainty_line(findings: Findings) -> str:
     )
 
 
+def _cut_line(findings: Findings) -> str:
+    found = findings.cut
+    if found is None or found.p_value >= CHANCE:
+        return ""
+    return (
+        f"More was cut away of the mistaken photos ({_percent(found.wrong)}) than of "
+        f"the others ({_percent(found.right)}; p = {found.p_value:.2g}): try --fit pad."
+    )
+
+
 def _suspect_line(findings: Findings) -> str:
     count = findings.suspect_count
     if not count or not _is_trusted(findings):
@@ -159,7 +173,7 @@ def _overfitting(findings: Findings, history: History) -> dict[str, Any] | None:
 
 
 def _calibration(findings: Findings) -> dict[str, Any]:
-    found = findings.calibration
+    found, trust = findings.calibration, findings.trust
     sure, right = _means(findings)
     rows = [
         {
@@ -195,6 +209,18 @@ def _calibration(findings: Findings) -> dict[str, Any]:
         "right": right,
         "surplus": found.surplus,
         "rows": rows,
+        "temperature": trust.temperature,
+        "before": trust.before.error,
+        "chance": trust.chance,
+        "thresholds": [
+            {
+                "precision": f"{level:g}",
+                "limit": limit,
+                "share": judged.answered / judged.images,
+                **judged._asdict(),
+            }
+            for level, limit, judged in trust.thresholds
+        ],
     }
 
 

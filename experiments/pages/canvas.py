@@ -51,11 +51,19 @@ def readable_on(colour: np.ndarray) -> str:
 
 def save(figure: Figure, path: str | Path, *, dpi: int) -> None:
     """Writes the figure as a picture on white, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(png(figure, dpi=dpi))
+
+
+def png(figure: Figure, *, dpi: int) -> bytes:
+    """The figure as a PNG file's content, on white."""
     FigureCanvasAgg(figure)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
         # A class name in a script that the font lacks shows as boxes, not as a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, dpi=dpi, facecolor="white")
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return buffer.getvalue()
 
 
 def svg(figure: Figure, *, salt: str) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from experiments.pages.standings import Standing
+from experiments.pages.standings import Standing, pooled
+from jaxvision.analysis import calibration
+from jaxvision.calibration import FEWEST, cross_fitted, fit_certainty
 
 MANY_IMAGES = 2000
 """From here on an accuracy is worth a second digit after the point."""
@@ -18,8 +20,8 @@ def outcome(rows: Sequence[Standing]) -> str:
     """
     best = rows[0]
     share = percent(best.accuracy, best)
-    seeds = len(best.variant.runs)
-    mean = f" on average over {seeds} seeds" if seeds > 1 else ""
+    seeds, by = len(best.variant.runs), best.variant.by
+    mean = f" on average over {seeds} {by}s" if seeds > 1 else ""
     if len(rows) == 1:
         return f"{_name(best)} recognises {share} of the validation images{mean}."
     second = rows[1]
@@ -35,14 +37,14 @@ def outcome(rows: Sequence[Standing]) -> str:
         problem = contest.problem if contest else "there is no test"
         return f"{leads}; whether that is chance cannot be said: {problem}."
     found = chance(contest.test.p_value)
-    if seeds > 1:
+    if seeds > 1 and by == "seed":
         found += f" with seed {contest.seed}"
     if contest.test.p_value >= LEVEL:
         return f"{leads}, but that may be chance ({found})."
     ahead, compared = _ahead(best, second)
     if ahead < compared:
         return (
-            f"{leads}, but only with {ahead} of {compared} seeds: more seeds must "
+            f"{leads}, but only with {ahead} of {compared} {by}s: more {by}s must "
             f"decide ({found})."
         )
     return f"{_name(best)} wins with {figures}, which is more than chance ({found})."
@@ -50,10 +52,13 @@ def outcome(rows: Sequence[Standing]) -> str:
 
 def sentences(rows: Sequence[Standing]) -> list[str]:
     """What stands behind `outcome`, a sentence or two each."""
+    best = rows[0]
     if len(rows) == 1:
-        return []
-    best, second = rows[:2]
+        return [_certainty(best)] if best.variant.by == "fold" else []
+    second = rows[1]
     said = [_test(best, second), _seeds(best, second), _thrifty(rows)]
+    if best.variant.by == "fold":
+        said.append(_certainty(best))
     return [sentence for sentence in said if sentence]
 
 
@@ -66,7 +71,7 @@ def chance(p_value: float) -> str:
 
 def digits(row: Standing) -> int:
     """How many digits after the point an accuracy in percent is worth."""
-    return 2 if row.variant.runs[0].images >= MANY_IMAGES else 1
+    return 2 if row.variant.images >= MANY_IMAGES else 1
 
 
 def percent(share: float, row: Standing) -> str:
@@ -81,7 +86,7 @@ def _test(best: Standing, second: Standing) -> str:
         return ""
     test = contest.test
     where = ""
-    if len(best.variant.runs) > 1:
+    if len(best.variant.runs) > 1 and best.variant.by == "seed":
         where = f"In the runs with seed {contest.seed}: "
     split = test.first + test.second
     if not split:
@@ -92,6 +97,31 @@ def _test(best: Standing, second: Standing) -> str:
         f"recognised by only one of the two, {test.first} by {_name(best)} and "
         f"{test.second} by {_name(second)}. {_odds(test.p_value)} (McNemar’s exact "
         f"test, {chance(test.p_value)}; below {LEVEL} is called more than chance)."
+    )
+
+
+def _certainty(row: Standing) -> str:
+    """How far a model's percentages are off, each photo judged once."""
+    found = pooled(row.variant.runs)
+    if found is None or len(found) < FEWEST:
+        return ""
+    before, after = (
+        f"{100 * calibration(found.labels, table).error:.1f}"
+        for table in (
+            found.probabilities,
+            cross_fitted(found.labels, found.probabilities),
+        )
+    )
+    certainty = fit_certainty(found.labels, found.probabilities)
+    cured = (
+        "which no temperature betters"
+        if certainty.temperature == 1
+        else f"and by {after} after a temperature, each half of the images by that of "
+        "the other"
+    )
+    return (
+        f"The percentages of {_name(row)} are off by {before} points (the expected "
+        f"calibration error over all {len(found)} images), {cured}."
     )
 
 
@@ -112,9 +142,10 @@ def _seeds(best: Standing, second: Standing) -> str:
     ahead, compared = _ahead(best, second)
     if compared < 2:
         return ""
-    which = f"{ahead} of the {compared} seeds"
+    by = best.variant.by
+    which = f"{ahead} of the {compared} {by}s"
     if ahead == compared:
-        which = f"each of the {compared} seeds"
+        which = f"each of the {compared} {by}s"
     return f"{_name(best)} was the better of the two with {which}."
 
 

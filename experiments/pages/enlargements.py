@@ -43,7 +43,7 @@ class Example(NamedTuple):
 
 
 def draw_enlargements(
-    examples: Sequence[Example], path: str | Path, *, protocol: str
+    examples: Sequence[Example], path: str | Path, *, protocol: str, scale: int
 ) -> None:
     """Draws a row for each photograph: all of it, and one square by every method.
 
@@ -54,6 +54,7 @@ def draw_enlargements(
       examples: each with the same number of versions, the first being the plainest.
       path: the picture to write.
       protocol: in a few words, what the PSNR and SSIM are of.
+      scale: how many times smaller the low resolution is.
 
     Raises:
       ValueError: there is no example, or a version's size is not the truth's.
@@ -66,7 +67,11 @@ def draw_enlargements(
     figure = Figure(figsize=(width, height))
     for line, (words, colour, size) in enumerate(
         (
-            ("Twice the size: what each method makes of the low resolution", INK, 11),
+            (
+                f"{scale} times the size: what each method makes of the low resolution",
+                INK,
+                11,
+            ),
             (
                 "The squares in which bicubic is furthest off. PSNR and SSIM are of "
                 f"the whole photo: {protocol}",
@@ -90,11 +95,13 @@ def draw_enlargements(
             )
             for column in range(across)
         ]
-        _draw_example(axes, example)
+        _draw_example(axes, example, scale)
     save(figure, path, dpi=120)
 
 
-def zoomed_square(truth: Pixels, image: Pixels, *, side: int) -> tuple[int, int]:
+def zoomed_square(
+    truth: Pixels, image: Pixels, *, side: int, scale: int
+) -> tuple[int, int]:
     """Top and left of the square of `side` pixels in which the images differ most."""
     error = np.square(truth.astype(np.float64) - image).sum(axis=2)
     sums = np.pad(error, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
@@ -104,13 +111,13 @@ def zoomed_square(truth: Pixels, image: Pixels, *, side: int) -> tuple[int, int]
         - sums[side:, :-side]
         + sums[:-side, :-side]
     )
-    # Even corners, so that the low resolution is cut between its pixels.
-    squares = squares[::2, ::2]
+    # Such corners that the low resolution is cut between its pixels.
+    squares = squares[::scale, ::scale]
     top, left = np.unravel_index(squares.argmax(), squares.shape)
-    return 2 * int(top), 2 * int(left)
+    return scale * int(top), scale * int(left)
 
 
-def _draw_example(axes: Sequence[Axes], example: Example) -> None:
+def _draw_example(axes: Sequence[Axes], example: Example, scale: int) -> None:
     truth = example.truth
     for version in example.versions:
         if version.image.shape != truth.shape:
@@ -118,13 +125,14 @@ def _draw_example(axes: Sequence[Axes], example: Example) -> None:
                 f"{example.name}, {version.title}: {version.image.shape} pixels, but "
                 f"the true photo has {truth.shape}"
             )
-    side = min(ZOOM, *(2 * (length // 2) for length in truth.shape[:2]))
-    top, left = zoomed_square(truth, example.versions[0].image, side=side)
+    side = min(ZOOM, *truth.shape[:2])
+    side -= side % scale
+    top, left = zoomed_square(truth, example.versions[0].image, side=side, scale=scale)
 
     def cut(image: np.ndarray) -> np.ndarray:
         return image[top : top + side, left : left + side]
 
-    nearest = example.low.repeat(2, axis=0).repeat(2, axis=1)
+    nearest = example.low.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = truth.shape[:2]
     panels = [
         (truth, Path(example.name).name, f"{width} x {height} pixels"),

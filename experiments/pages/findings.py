@@ -12,8 +12,9 @@ from experiments.inference.classifier import Explain
 from experiments.pages import history as curves_of
 from experiments.pages.history import History
 from experiments.pages.photos import overlay
-from jaxvision import analysis, duplicates
-from jaxvision.analysis import Calibration, Missed
+from jaxvision import analysis, calibration, duplicates
+from jaxvision.analysis import Calibration, CutPhotos, Missed
+from jaxvision.calibration import UNKNOWN, Answered, Certainty
 from jaxvision.data import Split
 from jaxvision.evaluation import Evaluation
 from jaxvision.metrics import ConfusedPair
@@ -24,6 +25,8 @@ PAIRS, EXAMPLES = 4, 3
 """Pairs of confused classes that are shown with photos, and photos of each class."""
 SHOWN = 12
 """Suspected labels, and pairs of near-duplicates, that are shown."""
+PRECISIONS = (0.9, 0.95, 0.99)
+"""For which the report says what a threshold gives."""
 LARGEST_SET = 20_000
 """Images within which near-duplicates are sought: their number grows as the square."""
 
@@ -107,11 +110,30 @@ class Leak(NamedTuple):
     is_cut: bool
 
 
+class Trust(NamedTuple):
+    """What the temperature and the thresholds do, on images they were not fitted on.
+
+    Attributes:
+      temperature: see `calibration.Certainty`.
+      before: the calibration without it.
+      chance: see `calibration.chance_error`.
+      thresholds: for some precisions, the threshold, and how each half of the images
+        fares by that of the other.
+    """
+
+    temperature: float
+    before: Calibration
+    chance: float
+    thresholds: tuple[tuple[float, float, Answered], ...]
+
+
 class Findings(NamedTuple):
     """All that the analysis of a run found; see `gather`.
 
     Attributes:
-      calibration: see `analysis.calibration`.
+      calibration: see `analysis.calibration`; after the temperature, if there is one,
+        each half of the images after that of the other.
+      trust: what that does.
       overfitted: the epoch's index from which on the run overfitted.
       missed: see `analysis.missed_classes`.
       pairs: the most confused classes with photos.
@@ -121,9 +143,11 @@ class Findings(NamedTuple):
       leaked: the first pairs between them.
       twins, twin_count: the first pairs within one set; how many there are.
       searched: the sets that were searched for those; large ones are not.
+      cut: what was cut away of the photos; None where nothing was, or unknown.
     """
 
     calibration: Calibration
+    trust: Trust
     overfitted: int | None
     missed: tuple[Missed, ...]
     pairs: tuple[PairPhotos, ...]
@@ -135,6 +159,7 @@ class Findings(NamedTuple):
     twins: tuple[Twins, ...]
     twin_count: int
     searched: tuple[str, ...]
+    cut: CutPhotos | None
 
 
 def gather(
@@ -145,28 +170,37 @@ def gather(
     *,
     share: float = 1.0,
     explain: Explain | None = None,
+    certainty: Certainty = UNKNOWN,
+    cut: np.ndarray | None = None,
 ) -> Findings:
     """Everything that is worth a look.
 
     Args:
       train: what the model was trained on.
       images: what it was judged by, as it saw them.
-      evaluation: what it said of these.
+      evaluation: what it said of these, before the temperature.
       history: rows with the columns of `metrics.csv`.
       share: the part of a training image's side that its evaluation copy would show:
         `crop / resize`, where training images are not cropped yet.
       explain: gives the heat of Grad-CAM; without it nothing is explained.
+      certainty: the model's.
+      cut: the share of each image that was cut away before it was judged.
 
     Raises:
       ValueError: not one row of probabilities for each image.
     """
+    known, trust = _trust(evaluation, certainty)
+    # Its thresholds are of the net's own probabilities; which look wrong is one thing,
+    # how sure the model is of it another.
+    issues = analysis.label_issues(evaluation.labels, evaluation.probabilities)
+    evaluation = calibration.tempered(evaluation, certainty.temperature)
     table, classes = evaluation.probabilities, evaluation.classes
     val = Split(images, evaluation.labels, evaluation.paths)
     names = [classes[int(label)] for label in val.labels]
-    issues = analysis.label_issues(val.labels, table)
     leak, leaked, twins, searched = _duplicates(train, val, evaluation, share=share)
     return Findings(
-        calibration=analysis.calibration(val.labels, table),
+        calibration=known,
+        trust=trust,
         overfitted=analysis.overfitting(
             curves_of.values(history, "train_loss"),
             curves_of.values(history, "val_loss"),
@@ -179,8 +213,8 @@ def gather(
                 _picture(val, issue.index),
                 names[issue.index],
                 classes[issue.suggestion],
-                issue.own,
-                issue.other,
+                float(table[issue.index, val.labels[issue.index]]),
+                float(table[issue.index, issue.suggestion]),
             )
             for issue in issues[:SHOWN]
         ),
@@ -190,7 +224,34 @@ def gather(
         twins=twins[:SHOWN],
         twin_count=len(twins),
         searched=searched,
+        cut=None
+        if cut is None
+        else analysis.cut_photos(cut, evaluation.predictions == val.labels),
     )
+
+
+def _trust(evaluation: Evaluation, certainty: Certainty) -> tuple[Calibration, Trust]:
+    """The calibration of what the model says, and what its certainty is worth."""
+    labels, table = evaluation.labels, evaluation.probabilities
+    before = known = analysis.calibration(labels, table)
+    if certainty.temperature != 1:
+        table = calibration.cross_fitted(labels, table)
+        known = analysis.calibration(labels, table)
+    levels = [
+        level
+        for level in PRECISIONS
+        if certainty.thresholds and level <= certainty.thresholds[-1][0]
+    ]
+    rows = tuple(
+        (
+            level,
+            certainty.threshold(level),
+            calibration.cross_judged(labels, evaluation.probabilities, precision=level),
+        )
+        for level in levels
+    )
+    chance = calibration.chance_error(table, bins=len(known.count))
+    return known, Trust(certainty.temperature, before, chance, rows)
 
 
 def _picture(split: Split, index: int) -> Picture:

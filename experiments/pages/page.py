@@ -5,7 +5,6 @@ content security policy forbids every request. Curves and tables are drawn by th
 so that they follow its colours, its width and a screen reader.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from jaxvision import analysis, metrics
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import write_bytes
 from jaxvision.metrics import ConfusedPair
+from jaxvision.text import shell_word
 
 LARGEST_MATRIX = 60
 """Beyond this many classes the page has the confused pairs alone, not the matrix."""
@@ -125,7 +125,7 @@ def model_commands(folder: str | Path) -> dict[str, str]:
     weights = Path(folder) / "model.safetensors"
     commands = {
         "Write the model as a PyTorch checkpoint, with torchvision's names": (
-            f"python -m converters export {shlex.quote(str(folder))} --to model.pth"
+            f"python -m converters export {shell_word(folder)} --to model.pth"
         )
     }
     name, classes = read_labels(weights) if weights.is_file() else ("", ())

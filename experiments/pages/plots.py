@@ -46,13 +46,18 @@ def curves(history: History, path: str | Path) -> None:
     Raises:
       ValueError: the history is empty.
     """
+    save(curves_figure(history), path, dpi=150)
+
+
+def curves_figure(history: History) -> Figure:
+    """What `curves` writes, as a figure."""
     shown = _panels(history)
     widths = [0.6 if metric == "learning_rate" else 1.0 for metric in shown]
     figure = Figure(figsize=(4.6 * sum(widths) + 0.4, 3.4), layout="constrained")
     axes = figure.subplots(1, len(shown), width_ratios=widths, squeeze=False)[0]
     for axis, metric in zip(axes, shown, strict=True):
         _draw_panel(axis, history, metric, legend=metric != "learning_rate")
-    save(figure, path, dpi=150)
+    return figure
 
 
 def curve_panels(history: History) -> dict[str, str]:

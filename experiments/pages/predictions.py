@@ -15,6 +15,8 @@ from jaxvision.typing import Array, Float
 
 FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
 """The columns before the probabilities, which are named like their classes."""
+UNSURE = "unsure"
+"""The prediction for an image whose most probable class is not probable enough."""
 
 Probabilities = Float[np.ndarray, "_ _"] | Float[Array, "_ _"]
 
@@ -26,20 +28,23 @@ def write_predictions(
     classes: Sequence[str],
     *,
     labels: IntVector | None = None,
+    limit: float = 0.0,
 ) -> None:
     """Writes one line an image: path, label, prediction, confidence, probabilities.
 
     Label and prediction are written by name; a name that a spreadsheet would compute
     has an apostrophe before it, which `read_predictions` takes away. Probabilities have
     as many digits as a float32 needs to come back to the same bits. Of images whose
-    class nobody knows, there are no `labels`, and the table has no such column.
+    class nobody knows, there are no `labels`, and the table has no such column. Where
+    no probability reaches the `limit`, the prediction is `UNSURE`.
 
     Raises:
       ValueError: the lengths do not fit, or two classes have one name.
     """
     known = labels is not None
     indices = np.asarray(labels if known else np.zeros(len(paths), int))
-    table = np.asarray(probabilities, dtype=np.float32)
+    given = np.asarray(probabilities)
+    table = given.astype(np.float32)
     if table.shape != (len(paths), len(classes)) or indices.shape != (len(paths),):
         raise ValueError(
             f"{len(paths)} paths, labels {indices.shape} and probabilities "
@@ -50,11 +55,12 @@ def write_predictions(
     with atomic_path(path) as temporary, _open(temporary, "w") as file:
         fixed = [name for name in FIXED_COLUMNS if known or name != "label"]
         file.write(csv_line((*fixed, *classes)))
-        for source, label, row in zip(paths, indices, table, strict=True):
-            best = int(np.argmax(row))
+        for source, label, exact, row in zip(paths, indices, given, table, strict=True):
+            best = int(np.argmax(exact))
             shares = [str(value) for value in row]
             truth = [classes[label]] if known else []
-            cells = (source, *truth, classes[best], shares[best], *shares)
+            answer = UNSURE if exact[best] < limit else classes[best]
+            cells = (source, *truth, answer, shares[best], *shares)
             file.write(csv_line(cells))
 
 

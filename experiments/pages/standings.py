@@ -19,7 +19,7 @@ class Repeat(NamedTuple):
     """One run of a variant, as its folder has it.
 
     Attributes:
-      seed: what tells it from the variant's other runs.
+      seed: what tells it from the variant's other runs: the seed, or the fold.
       accuracy, macro_f1: of the kept model, in [0, 1].
       images: how many judged it.
       history: the rows of `metrics.csv`; empty where they are lost.
@@ -45,6 +45,8 @@ class Variant(NamedTuple):
       runs: one a seed, at least one.
       parameters: how many numbers are learned.
       gflop: 1e9 multiply-adds of one image, or None.
+      by: what its runs differ in: `seed`, or `fold`, and then each was judged by images
+        of its own, which together are all.
     """
 
     name: str
@@ -52,10 +54,17 @@ class Variant(NamedTuple):
     runs: Sequence[Repeat]
     parameters: int
     gflop: float | None
+    by: str = "seed"
+
+    @property
+    def images(self) -> int:
+        """How many images judged it."""
+        counts = [run.images for run in self.runs]
+        return sum(counts) if self.by == "fold" else counts[0]
 
 
 class Contest(NamedTuple):
-    """The best variant against another, in their runs with one seed.
+    """The best variant against another, in their runs with one seed, or all folds.
 
     `test.first` counts the images that the best alone had right. Where the two cannot
     be compared, `test` is None and `problem` says why.
@@ -73,7 +82,7 @@ class Standing(NamedTuple):
       std: deviation over the runs; None of a single one.
       interval: 95 % of the accuracy: Student's over the runs; of a single run `images`.
       images: 95 % of the accuracy over other validation images, by bootstrap of the
-        share of runs that had an image right; None where the runs' images differ.
+        share of runs that had an image right; None where the seeds' images differ.
       minutes, seconds: of the training and of an epoch; None where they are lost.
       contest: against the best; None for the best.
     """
@@ -99,20 +108,23 @@ def standings(variants: Sequence[Variant]) -> list[Standing]:
 
 
 def contest(best: Variant, other: Variant) -> Contest:
-    """McNemar's test of two variants, in their runs with the first seed of both."""
-    seeds = [
-        run.seed for run in best.runs if any(run.seed == o.seed for o in other.runs)
-    ]
+    """McNemar's test of two variants, in their runs with the first seed of both.
+
+    Of folds it is all runs, whose images together are one set.
+    """
+    seeds = sorted({run.seed for run in best.runs} & {run.seed for run in other.runs})
     if not seeds:
-        return Contest(0, None, f"{best.name} and {other.name} share no seed")
-    seed = min(seeds)
+        return Contest(0, None, f"{best.name} and {other.name} share no {best.by}")
+    seed = seeds[0]
+    taken = seeds if best.by == other.by == "fold" else seeds[:1]
     both = []
     for variant in (best, other):
-        (run,) = (run for run in variant.runs if run.seed == seed)
-        if run.evaluation is None:
+        runs = [run for run in variant.runs if run.seed in taken]
+        evaluation = pooled(sorted(runs, key=lambda run: run.seed))
+        if evaluation is None:
             reason = f"the predictions of {variant.name} are missing or damaged"
             return Contest(seed, None, reason)
-        both.append(run.evaluation)
+        both.append(evaluation)
     first, second = both
     if not _same_images(first, second):
         reason = f"{best.name} and {other.name} were judged by different images"
@@ -120,22 +132,37 @@ def contest(best: Variant, other: Variant) -> Contest:
     return Contest(seed, mcnemar(first.labels, first.predictions, second.predictions))
 
 
-def image_interval(runs: Sequence[Repeat]) -> Interval | None:
+def pooled(runs: Sequence[Repeat]) -> Evaluation | None:
+    """What the runs said of all their images; None where it is lost for some."""
+    known = [run.evaluation for run in runs if run.evaluation is not None]
+    if len(known) < len(runs) or len({one.classes for one in known}) > 1:
+        return None
+    return Evaluation(
+        paths=tuple(path for one in known for path in one.paths),
+        labels=np.concatenate([one.labels for one in known]),
+        probabilities=np.concatenate([one.probabilities for one in known]),
+        classes=known[0].classes,
+    )
+
+
+def image_interval(variant: Variant) -> Interval | None:
     """95 % of the mean accuracy over validation images drawn with replacement.
 
     An image counts by the share of the runs that had it right. Where no draw can differ
     (all images right, say) it is Wilson's interval. None where the runs were judged by
     different images, or predictions are lost.
     """
-    known = [run.evaluation for run in runs if run.evaluation is not None]
-    if len(known) < len(runs) or not all(_same_images(known[0], x) for x in known):
+    runs = variant.runs
+    found = [pooled(runs)] if variant.by == "fold" else [run.evaluation for run in runs]
+    known = [one for one in found if one is not None]
+    if len(known) < len(found) or not all(_same_images(known[0], x) for x in known):
         return None
     right = np.sum([x.predictions == x.labels for x in known], axis=0)
     # How often an image was right has few values: to draw images is to draw those.
-    counts = np.bincount(right, minlength=len(runs) + 1)
+    counts = np.bincount(right, minlength=len(known) + 1)
     total = len(right)
     drawn = np.random.default_rng(0).multinomial(total, counts / total, RESAMPLES)
-    means = drawn @ np.arange(len(runs) + 1) / (len(runs) * total)
+    means = drawn @ np.arange(len(known) + 1) / (len(known) * total)
     low, high = np.quantile(means, [0.025, 0.975]).tolist()
     return (low, high) if low < high else wilson_interval(round(low * total), total)
 
@@ -143,7 +170,7 @@ def image_interval(runs: Sequence[Repeat]) -> Interval | None:
 def _standing(variant: Variant) -> Standing:
     runs = variant.runs
     spread = t_interval([run.accuracy for run in runs])
-    images = image_interval(runs)
+    images = image_interval(variant)
     interval = spread.low, spread.high
     if len(runs) == 1:
         (run,) = runs

@@ -15,8 +15,10 @@ from experiments.pages.findings import gather
 from experiments.pages.page import About, write_report
 from experiments.pages.predictions import write_predictions
 from jaxvision import metrics
+from jaxvision.calibration import tempered
 from jaxvision.data import Dataset, Split
 from jaxvision.evaluation import Evaluation
+from jaxvision.preprocess import Preprocessing, visible_share
 
 
 def write_outputs(
@@ -31,6 +33,9 @@ def write_outputs(
 ) -> dict[str, float]:
     """Writes all of a run folder that follows from its last predictions.
 
+    `predictions.csv` has the net's own probabilities, which are PyTorch's; everything
+    else shows those after the temperature, as `predict` does.
+
     Args:
       folder: the run's.
       about: what there is to say of any run.
@@ -43,7 +48,6 @@ def write_outputs(
     Returns:
       `val_accuracy` and `val_macro_f1` of the kept epoch's model.
     """
-    images = dataset.val.images
     write_predictions(
         folder / "predictions.csv",
         evaluation.paths,
@@ -53,8 +57,11 @@ def write_outputs(
     )
     plots.curves(about.history, folder / "curves.png")
     plots.confusion(evaluation.matrix, evaluation.classes, folder / "confusion.png")
-    plots.mistakes(images, evaluation, folder / "mistakes.png")
-    page, lines = write_page(folder, about, dataset.train, images, evaluation, bundle)
+    shown = tempered(evaluation, bundle.certainty.temperature)
+    plots.mistakes(dataset.val.images, shown, folder / "mistakes.png")
+    page, lines = write_page(
+        folder, about, dataset.train, dataset.val, evaluation, bundle
+    )
     console.table(_per_class_table(evaluation))
     for line in [*map(str, evaluation.pairs[:3]), *lines]:
         console.say(line)
@@ -73,7 +80,7 @@ def write_page(
     folder: Path,
     about: About,
     train: Split,
-    images: np.ndarray,
+    val: Split,
     evaluation: Evaluation,
     bundle: Bundle,
 ) -> tuple[Path, list[str]]:
@@ -82,26 +89,45 @@ def write_page(
     Args:
       folder: the run's.
       about: what there is to say of any run.
-      train: squares of the photos' whole short side, of any size.
-      images: evaluation crops.
-      evaluation: of these.
+      train: squares of the photos, of any size.
+      val: what was evaluated.
+      evaluation: of it, before the temperature.
       bundle: the model that was evaluated, to explain its mistakes.
 
     Returns:
       The page's path, and the sentences at its top.
     """
     is_wrong = bool((evaluation.predictions != evaluation.labels).any())
+    seen = bundle.preprocessing
     findings = gather(
         train,
-        images,
+        val.images,
         evaluation,
         about.history,
-        share=bundle.preprocessing.crop / bundle.preprocessing.resize,
+        # Of a photo that is not cropped, the training square has a margin.
+        share=seen.crop / (seen.resize if seen.fit == "crop" else _side(train)),
         explain=explainer(bundle) if is_wrong else None,
+        certainty=bundle.certainty,
+        cut=_cut(val, seen),
     )
     page = write_report(folder, about, evaluation=evaluation, findings=findings)
     lines = first_look(findings, about.history, evaluation.classes)
     return page, [line["text"] for line in lines]
+
+
+def _side(split: Split) -> int:
+    return split.images.shape[1]
+
+
+def _cut(val: Split, seen: Preprocessing) -> np.ndarray | None:
+    """The share of each photo that is cut away; None where nothing is, or unknown."""
+    if val.sizes is None or seen.fit != "crop":
+        return None
+    shown = [
+        visible_share(int(height), int(width), resize=seen.resize, crop=seen.crop)
+        for height, width in val.sizes
+    ]
+    return 1 - np.array(shown) if min(shown) < 1 else None
 
 
 def numbers(evaluation: Evaluation) -> dict[str, float]:

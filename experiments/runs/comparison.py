@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from experiments.pages.predictions import read_predictions
 from experiments.pages.standings import Repeat, Standing, Variant, standings
 from experiments.runs.folder import Run, read_metrics, write_rows
 from jaxvision.files import read_text, write_text
+from jaxvision.text import shell_word
 
 RESULTS = "results.json"
 """Written last in a run's folder: with it, the run is complete."""
@@ -33,7 +33,8 @@ class Done(NamedTuple):
     """A complete run: its variant, its folder's name, and what it returned.
 
     The name is that of a folder in the comparison's, or a path from there. `values` has
-    the options that differ between variants.
+    the options that differ between variants. `seed` is what tells the runs of a variant
+    from each other, as `by` says: the seed, or the fold.
     """
 
     variant: str
@@ -41,6 +42,7 @@ class Done(NamedTuple):
     values: Mapping[str, str]
     seed: int
     numbers: Numbers
+    by: str = "seed"
 
 
 def read_results(path: Path) -> Numbers:
@@ -61,6 +63,12 @@ def read_results(path: Path) -> Numbers:
 def write_results(path: Path, numbers: Numbers) -> None:
     """Marks a run as complete."""
     write_text(path, json.dumps(numbers, indent=2) + "\n")
+
+
+def told_by(options: Mapping[str, Any]) -> tuple[str, int]:
+    """What tells a run from the others of its variant, seed or fold, and its number."""
+    fold = options.get("fold")
+    return ("fold", fold) if fold is not None else ("seed", options.get("seed", 0))
 
 
 def spelt(value: Any) -> str:
@@ -118,6 +126,7 @@ def _variant(runs: Sequence[Done], folder: Path, lost: list[str]) -> Variant:
         runs=[_repeat(run, folder / run.name, lost) for run in runs],
         parameters=int(first.numbers["parameters"]),
         gflop=None if gflop is None else float(gflop),
+        by=first.by,
     )
 
 
@@ -170,7 +179,7 @@ def _line(rows: Sequence[Standing], variant: Variant) -> dict[str, Any]:
         "std": row.std,
         "low": row.interval[0],
         "high": row.interval[1],
-        "interval_over": "seeds" if len(variant.runs) > 1 else "images",
+        "interval_over": f"{variant.by}s" if len(variant.runs) > 1 else "images",
         "images_low": low,
         "images_high": high,
         "p_against_best": None if test is None else test.p_value,
@@ -194,7 +203,7 @@ def _commands(best: Standing, runs: Sequence[Done], folder: Path) -> dict[str, s
     """What to do with the best variant's first run."""
     name = next(run.name for run in runs if run.variant == best.variant.name)
     path = Path(os.path.normpath(folder / name))
-    run = shlex.quote(str(path))
+    run = shell_word(path)
     return {
         "Name what a photo shows": f"python -m experiments.predict {run} PHOTO.jpg",
         **model_commands(path),

@@ -1,7 +1,8 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence, Sized
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,24 +12,22 @@ from PIL import Image
 from rich.table import Table
 
 from experiments.command.console import Console
+from experiments.command.options import UsageError
 from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
 from experiments.pages import plots
 from experiments.pages.enlargements import Example, Version, draw_enlargements
 from experiments.pages.page import About, write_report
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
-from jaxvision.data.pairs import SCALE
-from jaxvision.data.pieces import Whole, centre
+from jaxvision.data.pieces import Whole, centre_square, open_benchmark
 from jaxvision.preprocess import to_float
+from jaxvision.text import shell_word
 
-PROTOCOL = f"luma (Y of BT.601), {SCALE} pixels of border cut off, 8 bits"
 EXAMPLES = 6
 """Most photographs in the picture."""
 TILES = (96, 48, 24)
 """Sides of the tiles of low resolution, a compilation each: a photograph is computed in
 the largest that it holds."""
-SQUARE = 256
-"""Most pixels a side of what the perceptual distance is taken of, from the centre."""
 METHODS = ("bicubic", "model")
 
 Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
@@ -37,6 +36,11 @@ Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
 
 Means = Mapping[tuple[str, str], dict[str, float]]
 """Set and method -> the means of the figures."""
+
+
+def protocol(scale: int) -> str:
+    """What the figures are of, in words."""
+    return f"luma (Y of BT.601), {scale} pixels of border cut off, 8 bits"
 
 
 class Row(NamedTuple):
@@ -48,6 +52,32 @@ class Row(NamedTuple):
     psnr: float
     ssim: float
     distance: float | None
+
+
+def open_benchmarks(
+    specs: Sequence[str], *, scale: int, option: str, taken: Sequence[str] = ()
+) -> dict[str, list[Whole]]:
+    """The photographs of folders to judge by, by the folder's name.
+
+    Args:
+      specs: as `open_benchmark` has it.
+      scale: what divides the height and width.
+      option: where they were named, for the message.
+      taken: names that other sets have.
+
+    Raises:
+      UsageError: there is no such folder, or an image in it cannot be used.
+    """
+    found: dict[str, list[Whole]] = {}
+    for spec in specs:
+        name = Path(os.path.expanduser(spec)).resolve().name
+        # Names are keys of the results: the second of a kind has its whole path.
+        name = spec if name in (*taken, *found) else name
+        try:
+            found[name] = open_benchmark(spec, scale=scale)
+        except ValueError as error:
+            raise UsageError(f"{option}: {error}") from error
+    return found
 
 
 def write_outputs(
@@ -73,34 +103,46 @@ def write_outputs(
       The means of each set: `<set>_psnr`, `<set>_ssim` and, where there is a distance,
       `<set>_distance`, of the model; with `_bicubic` behind, of bicubic.
     """
+    scale = enlarger.scale
+    said = protocol(scale)
     rows, examples = judge(enlarger, groups, distance=distance, console=console)
-    means = {
+    means = means_of(rows, groups)
+    _write_tables(folder, rows, means, groups)
+    plots.curves(about.history, folder / "curves.png")
+    draw_enlargements(examples, folder / "comparison.png", protocol=said, scale=scale)
+    page = write_report(
+        folder,
+        about._replace(summary={**about.summary, **_summary(means, groups, said)}),
+        pictures={
+            "Low resolution, bicubic, the model, the true photo": "comparison.png"
+        },
+        commands={
+            f"Make a photo {scale} times larger": (
+                "python -m experiments.upscale PHOTO.jpg --model "
+                f"{shell_word(folder)} --output DIR"
+            )
+        },
+    )
+    console.table(make_table(groups, means))
+    for note in about.notes:
+        console.say(f"WARNING: {note}", style="bold yellow")
+    console.say(f"{said}; see {page}")
+    return flat(means)
+
+
+def means_of(rows: Sequence[Row], groups: Iterable[str]) -> Means:
+    """The means of each set, by every method."""
+    return {
         (group, method): _means(
             [row for row in rows if (row.group, row.method) == (group, method)]
         )
         for group in groups
         for method in METHODS
     }
-    _write_tables(folder, rows, means, groups)
-    plots.curves(about.history, folder / "curves.png")
-    draw_enlargements(examples, folder / "comparison.png", protocol=PROTOCOL)
-    page = write_report(
-        folder,
-        about._replace(summary={**about.summary, **_summary(means, groups)}),
-        pictures={
-            "Low resolution, bicubic, the model, the true photo": "comparison.png"
-        },
-        commands={
-            "Double the size of a photo": (
-                f"python -m experiments.superres upscale {shlex.quote(str(folder))} "
-                "PHOTO.jpg --output DIR"
-            )
-        },
-    )
-    console.table(_table(groups, means))
-    for note in about.notes:
-        console.say(f"WARNING: {note}", style="bold yellow")
-    console.say(f"{PROTOCOL}; see {page}")
+
+
+def flat(means: Means) -> dict[str, float]:
+    """`<set>_<figure>` of the model, with `_bicubic` behind of bicubic."""
     return {
         f"{group}_{name}{'' if method == 'model' else '_bicubic'}": value
         for (group, method), values in means.items()
@@ -133,15 +175,17 @@ def _write_tables(
     )
 
 
-def _summary(means: Means, groups: Mapping[str, Sized]) -> dict[str, str]:
+def _summary(
+    means: Means, groups: Mapping[str, Sized], protocol: str
+) -> dict[str, str]:
     """What the page says of each set, and by which protocol."""
-    said = {
+    figures = {
         f"PSNR and SSIM on {group}": "; ".join(
             f"{method} {_said(means[group, method])}" for method in METHODS
         )
         for group in groups
     }
-    return said | {"Protocol": PROTOCOL}
+    return figures | {"Protocol": protocol}
 
 
 def judge(
@@ -160,14 +204,13 @@ def judge(
     total, done = sum(map(len, groups.values())), 0
     with console.progress("judging") as show:
         for group, photos in groups.items():
-            side = min(SQUARE, *(min(photo.image.shape[:2]) for photo in photos))
             for index, photo in enumerate(photos):
                 low, images = enlarge_both(enlarger, photo.image)
-                figures = measure(photo, images)
+                figures = measure(photo, images, border=enlarger.scale)
                 far: Sequence[float | None] = [None] * len(images)
                 if distance is not None:
-                    squares = [centre(image, side) for image in images]
-                    far = distance(squares, centre(photo.image, side))
+                    squares = [centre_square(image) for image in images]
+                    far = distance(squares, centre_square(photo.image))
                 name = Path(photo.name).name
                 for method, pair, one in zip(METHODS, figures, far, strict=True):
                     rows.append(Row(group, name, method, *pair, one))
@@ -189,13 +232,16 @@ def enlarge_both(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """The low resolution of a photograph, and what each of `METHODS` makes of it."""
     height, width = truth.shape[:2]
-    low = _resized(truth, (width // SCALE, height // SCALE))
+    scale = enlarger.scale
+    low = _resized(truth, (width // scale, height // scale))
     tile = next((tile for tile in TILES if tile <= min(low.shape[:2])), TILES[0])
     model = enlarge_pixels(enlarger, low, tile=tile)
     return low, [_resized(low, (width, height)), model]
 
 
-def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, float]]:
+def measure(
+    photo: Whole, images: Sequence[np.ndarray], *, border: int
+) -> list[tuple[float, float]]:
     """PSNR and SSIM of enlargements of a photograph, as super-resolution papers do.
 
     Of a grey file that is its one channel, of any other the luma.
@@ -213,17 +259,18 @@ def measure(photo: Whole, images: Sequence[np.ndarray]) -> list[tuple[float, flo
         np.stack([padded(image) for image in images]),
         padded(photo.image)[None],
         np.array([(height, width)], np.int32),
+        border=border,
     )
     return [(min(float(p), MOST_DB), float(s)) for p, s in zip(psnr, ssim, strict=True)]
 
 
-@jax.jit
-def _figures(images, truth, size):
+@partial(jax.jit, static_argnames="border")
+def _figures(images, truth, size, *, border):
     """PSNR and SSIM of each of the padded images."""
 
     def one(image):
         pair = to_float(image[None]), to_float(truth)
-        options = {"sizes": size, "border": SCALE, "luma": True, "quantize": True}
+        options = {"sizes": size, "border": border, "luma": True, "quantize": True}
         psnr = image_metrics.psnr(*pair, **options)
         return psnr[0], image_metrics.ssim(*pair, **options)[0]
 
@@ -257,7 +304,8 @@ def _said(values: dict[str, float]) -> str:
     return f"{values['psnr']:.2f} dB, {values['ssim']:.4f}"
 
 
-def _table(groups: Mapping[str, Sized], means: Means) -> Table:
+def make_table(groups: Mapping[str, Sized], means: Means) -> Table:
+    """The means, a row a set and method."""
     table = Table(box=None, header_style="bold")
     first = next(iter(means.values()))
     for name in ("set", "photos", "method", "PSNR", "SSIM"):

@@ -25,6 +25,7 @@ from experiments.pages.cells import csv_line
 from jaxvision import checkpoint, compilation, ops, processes
 from jaxvision.array_folder import reason
 from jaxvision.files import regular_file, write_bytes, write_text
+from jaxvision.text import shell_word
 
 CONFIG = "config.yaml"
 NUMBER = re.compile("[0-9]{1,9}")
@@ -108,8 +109,21 @@ def open_run(path: Path) -> Run:
     return Run(path, config)
 
 
-def with_data(run: Run, data: str) -> Run:
+def newest_run(parent: Path) -> Path:
+    """The folder of the newest run of an experiment, `OUTPUT/EXPERIMENT`.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    runs = [path for path in parent.glob("*") if NUMBER.fullmatch(path.name)]
+    if not runs:
+        raise FileNotFoundError(f"{parent}: no run in it")
+    return max(runs, key=lambda path: int(path.name))
+
+
+def with_data(run: Run, data: str | Sequence[str]) -> Run:
     """The run whose `config.yaml` says where its photos are now."""
+    data = data if isinstance(data, str) else list(data)
     if run.config.get("data", data) == data:
         return run
     config = {**run.config, "data": data}
@@ -142,7 +156,7 @@ def cannot_save(path: Path, why: str) -> str:
         return f"{why}; nothing of the run in {path} is kept yet: start it anew"
     return (
         f"{why}; the last checkpoint is kept. When that is mended, go on with "
-        f"--resume {shlex.quote(str(path))}"
+        f"--resume {shell_word(path)}"
     )
 
 

@@ -16,6 +16,7 @@ from experiments.runs.comparison import (
     compare,
     read_results,
     spelt,
+    told_by,
     write_results,
 )
 from experiments.runs.folder import (
@@ -55,13 +56,14 @@ def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
     """The runs that `config` means, those of one variant side by side.
 
     Args:
-      config: a dataclass with `seed` and `repeats`.
+      config: a dataclass with `seed` and `repeats`; and perhaps with `folds` and
+        `fold`, which take the place of the repeats.
       axes: its fields that hold several values; one that is there twice counts once.
 
     Returns:
-      One cell for each combination of values and each seed; its config has one value
-      an axis and no repeats. Whatever the values are, the names suit any file system
-      and differ.
+      One cell for each combination of values and each seed, or each fold; its config
+      has one value an axis and no repeats. Whatever the values are, the names suit any
+      file system and differ.
     """
     values = {axis: tuple(dict.fromkeys(getattr(config, axis))) for axis in axes}
     varied = [axis for axis in axes if len(values[axis]) > 1]
@@ -72,12 +74,24 @@ def expand(config: Any, *, axes: Sequence[str]) -> list[Cell]:
         variant = "-".join(words.values())
         folder = _unlike(_safe(variant), taken)
         one = replace(config, **{axis: (value,) for axis, value in chosen.items()})
-        for seed in range(config.seed, config.seed + config.repeats):
-            name = f"{folder}-seed{seed}" if config.repeats > 1 else folder
-            cell = replace(one, seed=seed, repeats=1)
-            differing = {axis: words[axis] for axis in varied}
-            cells.append(Cell(variant, name, cell, chosen, differing))
+        differing = {axis: words[axis] for axis in varied}
+        for suffix, cell in _again(one):
+            cells.append(Cell(variant, folder + suffix, cell, chosen, differing))
     return cells
+
+
+def _again(config: Any) -> list[tuple[str, Any]]:
+    """The repeats of a run with other seeds, or its folds, with a suffix each."""
+    folds = getattr(config, "folds", None)
+    if folds and config.fold is None:
+        parts = range(1, folds + 1)
+        return [(f"-fold{part}", replace(config, fold=part)) for part in parts]
+    seeds = range(config.seed, config.seed + config.repeats)
+    several = config.repeats > 1
+    return [
+        (f"-seed{seed}" if several else "", replace(config, seed=seed, repeats=1))
+        for seed in seeds
+    ]
 
 
 def run(
@@ -158,8 +172,8 @@ def _run(
                     return None
                 if processes.is_first():
                     write_results(path / RESULTS, numbers)
-        seed = cell.config.seed
-        found.append(Done(cell.variant, cell.name, cell.values, seed, numbers))
+        by, number = told_by(vars(cell.config))
+        found.append(Done(cell.variant, cell.name, cell.values, number, numbers, by))
     if data is not None:
         into = with_data(into, data)
     processes.at_first(lambda: compare(found, into, notes=notes, console=console))

@@ -1,6 +1,7 @@
 """What trains a classifier: a data set, a model and a recipe become a training."""
 
 import hashlib
+import operator
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -41,6 +42,7 @@ from experiments.training.training import (
 )
 from jaxvision import losses, models, parallel, processes, train
 from jaxvision.augment import mix_transform, photo_transform
+from jaxvision.calibration import fit_certainty
 from jaxvision.data import Dataset, Split, open_dataset
 from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
@@ -48,12 +50,14 @@ from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Array, LossFn, Transform, Tree
 
+Predict = Callable[[Tree, Tree], Array]
+
 
 class ClassifierTraining(NamedTuple):
     """What trains a classifier, and what asks it."""
 
     training: Training
-    predict: Callable[[Tree, Tree], Array]
+    predict: Predict
     """`predict(params, stats) -> logits` of the validation images."""
 
     def seeded(self, seed: int) -> "ClassifierTraining":
@@ -119,9 +123,12 @@ def make_classifier(
     val_images, val_labels = place((inputs.val, dataset.val.labels))
     forward = _make_forward(inputs, recipe)
 
-    def predict(params, stats):
+    def ask(params, stats):
         params, stats = place((params, stats))
         return forward(params, stats, val_images)
+
+    # A new best epoch has been asked already when it is kept.
+    predict = _remembered(ask)
 
     def evaluate(params, stats):
         logits = predict(params, stats)
@@ -139,7 +146,7 @@ def make_classifier(
         loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
-        keep=_keeper(start.name, dataset.classes, preprocessing),
+        keep=_keeper(start.name, dataset, preprocessing, predict),
         judged_by=keep,
         options=options,
     )
@@ -181,15 +188,38 @@ def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Ar
     )
 
 
-def _keeper(name: str, classes: tuple[str, ...], preprocessing: Preprocessing):
+def _remembered(predict: Predict) -> Predict:
+    """`predict`, which does not compute anew what it was asked last."""
+    last: dict[str, Any] = {"asked": None}
+
+    def remembered(params: Tree, stats: Tree) -> Array:
+        asked = jax.tree.leaves((params, stats))
+        if last["asked"] is None or any(map(operator.is_not, asked, last["asked"])):
+            last.update(asked=asked, said=predict(params, stats))
+        return last["said"]
+
+    return remembered
+
+
+def _keeper(
+    name: str, dataset: Dataset, preprocessing: Preprocessing, predict: Predict
+) -> Callable[[Tree, Tree, Path], None]:
+    """Writes a model, with what its answers for the validation images are worth."""
+
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        table = softmax(predict(params, stats)).astype(np.float32)
+        certainty = fit_certainty(dataset.val.labels, table)
+        if not processes.is_first():
+            return
+        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             name,
             params,
             stats,
-            classes=classes,
+            classes=dataset.classes,
             preprocessing=preprocessing,
+            certainty=certainty,
         )
 
     return keep
@@ -217,6 +247,7 @@ def open_data(
     *,
     train_size: int,
     console: Console,
+    fold: tuple[int, int] | None = None,
     where: str = "--data",
 ) -> Dataset:
     """The data set `spec`, with progress; its split does not hang on the seed.
@@ -228,6 +259,7 @@ def open_data(
       preprocessing: what the model expects of its images.
       train_size: side of the training squares, in pixels.
       console: shows the progress.
+      fold: as for `open_dataset`.
       where: what said so, for the message of an error.
 
     Raises:
@@ -242,6 +274,8 @@ def open_data(
                 train_size=train_size,
                 eval_resize=preprocessing.resize,
                 eval_crop=preprocessing.crop,
+                fit=preprocessing.fit,
+                fold=fold,
                 progress=progress,
             )
     except ValueError as error:

@@ -1,7 +1,7 @@
 """What trains a network that enlarges photographs: data, a network and a recipe."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,12 @@ from flax import nnx
 from converters import weights
 from converters.bundle import save_bundle
 from converters.from_torch import ConversionError, convert
+from converters.to_torch import to_state_dict
 from experiments.command import limits
 from experiments.command.limits import at_least, limited
 from experiments.command.options import UsageError, check_alike
 from experiments.inference.enlarger import MOST_DB
-from experiments.training.perceptual import make_loss
+from experiments.training.perceptual import absolute, make_loss, squared
 from experiments.training.recipe import Recipe
 from experiments.training.training import (
     Start,
@@ -29,19 +30,20 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import image_metrics, models, parallel, train
-from jaxvision.data.pairs import SCALE, pair_transform
-from jaxvision.data.pieces import Pieces, Whole, centre
+from jaxvision import image_metrics, models, parallel, processes, train
+from jaxvision.data.pairs import pair_transform
+from jaxvision.data.pieces import Pieces, centre_square
 from jaxvision.functional import functionalize
+from jaxvision.models.network import Enlarger
 from jaxvision.optim import Optim
 from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Apply, Array, Transform, Tree
 
-VAL_SIDE = 256
-"""Largest side of the squares by which epochs are compared."""
 JITTER = {"flips": 0.0, "full": 0.2}
 """Largest change of brightness, contrast and saturation, by `--augment`."""
+ERRORS = {"l1": absolute, "mse": squared}
+"""The error of a pixel, by the first word of `--loss`."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,19 @@ class EnlargerRecipe(Recipe):
     """Crops of each photo an epoch."""
     batch_size: int = limited(16, at_least(1))
     """Crops a step, over all devices."""
-    crop_size: int = limited(48, lambda size: 16 <= size <= 4096 and size % 2 == 0)
-    """Side of the training crops in pixels; small ones learn as much in less time."""
-    augment: Literal["flips", "full"] = "full"
+    crop_size: int = limited(64, at_least(16, most=4096))
+    """Side of the training crops in pixels, before they are reduced."""
+    augment: Literal["flips", "full"] = "flips"
     """flips: turns and mirrorings; full: and brightness, contrast and saturation by up
     to 20 %."""
-    loss: Literal["mse", "mse+perceptual"] = "mse"
-    """mse+perceptual: and the distance of VGG16's features, for sharper pictures."""
+    loss: Literal["l1", "l1+perceptual", "mse", "mse+perceptual"] = "l1"
+    """l1: the absolute error, of the luma above all; mse: the squared error; either
+    +perceptual: and the distance of VGG16's features, for sharper pictures."""
     perceptual_weight: float = limited(0.1, limits.positive)
-    """Weight of the features' distance beside the mean squared error."""
+    """Weight of the features' distance beside the error."""
     optim: Optim = field(
         default_factory=lambda: Optim(
-            name="adam", lr=1e-3, weight_decay=0.0, clip=0.01, warmup_epochs=0.25
+            name="adam", lr=2e-3, weight_decay=0.0, warmup_epochs=0.25
         )
     )
     """The optimiser and its schedule."""
@@ -101,18 +104,33 @@ def make_enlarger_training(
     check_alike({"training photos": fingerprint, "photos to judge by": judged})
     mesh = make_mesh(recipe)
     place = partial(parallel.place, sharding=parallel.replicated(mesh))
-    use = recipe.loss == "mse+perceptual"
+    error, _, features = recipe.loss.partition("+")
+    used = perceptual if features else None
+    model = start.model
+    assert isinstance(model, Enlarger)
     # In full precision, whatever the training computes in.
-    exact, _, _ = functionalize(start.model)
-    pairs = pair_transform(crop_size=recipe.crop_size, jitter=JITTER[recipe.augment])
-    validate = make_validate(exact, pairs)
-    squares = place(centre_squares(photos.val))
+    exact, _, _ = functionalize(model)
+    pairs = pair_transform(
+        crop_size=recipe.crop_size,
+        jitter=JITTER[recipe.augment],
+        scale=model.scale,
+        enlarged=model.takes_enlarged,
+    )
+    validate = make_validate(exact, pairs, border=model.scale)
+    squares = [
+        place(stack)
+        for stack in stacks([photo.image for photo in photos.val], scale=model.scale)
+    ]
 
     def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
-        psnr, ssim = validate(params, stats, squares)
-        return {"val_psnr": float(psnr), "val_ssim": float(ssim)}
+        figures = [validate(params, stats, stack) for stack in squares]
+        psnr, ssim = (np.concatenate(column) for column in zip(*figures, strict=True))
+        return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        if not processes.is_first():
+            return
+        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             start.name,
@@ -127,17 +145,18 @@ def make_enlarger_training(
         fingerprint=fingerprint,
         judged=judged,
         transforms=[pairs],
-        loss_fn=make_loss(perceptual if use else None, weight=recipe.perceptual_weight),
+        loss_fn=make_loss(ERRORS[error], used, weight=recipe.perceptual_weight),
         metrics=("loss",),
         evaluate=evaluate,
         keep=keep,
         # The perceptual loss pays with PSNR for what it gains: the last epoch counts.
-        judged_by="epoch" if use else "val_psnr",
+        judged_by="epoch" if used else "val_psnr",
         repeat=recipe.repeat,
         streams=_streams,
-        options={"model": start.name, **_features(perceptual if use else None)},
+        options={"model": start.name, **_features(used)},
     )
-    trained = make_trainable(start.model, recipe, size=recipe.crop_size)
+    size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
+    trained = make_trainable(model, recipe, size=size)
     return make_training(task, trained, recipe)
 
 
@@ -148,25 +167,24 @@ def _streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:
 
 
 def make_validate(
-    apply: Apply, pairs: Transform
+    apply: Apply, pairs: Transform, *, border: int
 ) -> Callable[[Tree, Tree, Array], tuple[Array, Array]]:
-    """`validate(params, stats, images) -> (psnr, ssim)`, means over uint8 images.
+    """`validate(params, stats, images) -> (psnr, ssim)`, of each of uint8 images.
 
-    Both are of the luma, `SCALE` pixels from the border on, rounded to 8 bits.
+    Both are of the luma, `border` pixels from the edge on, rounded to 8 bits.
     """
 
     def one(params, stats, image):
         batch = pairs(None, {"image": image[None]})
         out, truth = apply(params, stats, batch["image"])[0], batch["target"]
         out = jnp.clip(out, 0, 1)
-        options = {"border": SCALE, "luma": True, "quantize": True}
+        options = {"border": border, "luma": True, "quantize": True}
         psnr = image_metrics.psnr(out, truth, **options)[0]
         return jnp.minimum(psnr, MOST_DB), image_metrics.ssim(out, truth, **options)[0]
 
     @jax.jit
     def validate(params, stats, images):
-        psnr, ssim = jax.lax.map(partial(one, params, stats), images)
-        return psnr.mean(), ssim.mean()
+        return jax.lax.map(partial(one, params, stats), images)
 
     return validate
 
@@ -191,15 +209,27 @@ def build(name: str, path: Path | None, *, seed: int, is_begun: bool = False) ->
     try:
         arrays = weights.load_state_dict(file)
         # A network with a residual has the tensors of the one without.
-        theirs = _architecture(file)
-        if theirs not in (name, None):
+        theirs = _architecture(file) or name
+        kind = theirs.partition("_x")[0]
+        if kind != name.partition("_x")[0]:
             raise UsageError(
-                f"--init-from: {path} holds a {theirs}: give --model {theirs}"
+                f"--init-from: {path} holds a {theirs}: give --model {kind}"
             )
+        if theirs != name:
+            new = models.create(name, rngs=nnx.Rngs(seed))
+            arrays = _fitting(arrays, to_state_dict(new, *functionalize(new)[1:]))
         model = convert(models.abstract(name), arrays)
         return Start(name, model, Preprocessing(), source)
     except (ValueError, ConversionError) as error:
         raise UsageError(f"--init-from: {error}") from error
+
+
+def _fitting(
+    arrays: Mapping[str, np.ndarray], new: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The arrays of a network for another scale, in the places where they fit."""
+    fits = {n: a for n, a in arrays.items() if n in new and a.shape == new[n].shape}
+    return {**new, **fits}
 
 
 def _architecture(file: Path) -> str | None:
@@ -209,13 +239,14 @@ def _architecture(file: Path) -> str | None:
     return weights.read_safetensors(file)[1].get("architecture")
 
 
-def centre_squares(photos: Sequence[Whole], *, count: int | None = None) -> np.ndarray:
-    """The centres of the photographs, as large as the smallest of all allows.
-
-    uint8 `(n, side, side, 3)`, of the first `count` photographs or of all.
-    """
-    side = min(VAL_SIDE, *(min(photo.image.shape[:2]) for photo in photos))
-    return np.stack([centre(photo.image, side) for photo in photos[:count]])
+def stacks(images: Sequence[np.ndarray], *, scale: int) -> list[np.ndarray]:
+    """The centres of photographs, uint8 `(n, side, side, 3)` for each of few sides."""
+    squares = [centre_square(image, scale=scale) for image in images]
+    sides = sorted({len(square) for square in squares})
+    return [
+        np.stack([square for square in squares if len(square) == side])
+        for side in sides
+    ]
 
 
 def _features(perceptual: Perceptual | None) -> dict[str, list[str]]:

@@ -14,10 +14,13 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.training.backbones import FILES, choose_weights
 from jaxvision import perceptual
+from jaxvision.image_metrics import LUMA
 from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import to_float
 from jaxvision.typing import Array, Batch, LossFn, Metrics
 
+COLOUR = 0.2
+"""Weight of the absolute error of the colours, red less luma say, beside the luma's."""
 MEASURED = 8
 """Photographs by which the features of the perceptual loss are measured."""
 
@@ -51,15 +54,34 @@ def open_perceptual(vgg: str, layers: Sequence[str], *, console: Console) -> Per
     return perceptual.make_perceptual(params, layers=dict.fromkeys(layers, 1.0))
 
 
-def make_loss(perceptual: Perceptual | None, *, weight: float) -> LossFn:
+def squared(out: Array, target: Array) -> Array:
+    """The mean squared error."""
+    return jnp.square(out - target).mean()
+
+
+def absolute(out: Array, target: Array) -> Array:
+    """The mean absolute error of the luma, and `COLOUR` times that of the colours."""
+    error = out - target
+    luma = sum(
+        error[..., i : i + 1] * (share / sum(LUMA)) for i, share in enumerate(LUMA)
+    )
+    return jnp.abs(luma).mean() + COLOUR * jnp.abs(error - luma).mean()
+
+
+def make_loss(
+    error: Callable[[Array, Array], Array],
+    perceptual: Perceptual | None,
+    *,
+    weight: float,
+) -> LossFn:
     """`loss_fn(out, batch) -> (loss, metrics)` over `batch["target"]`.
 
-    The mean squared error and, where there is one, `weight` times the perceptual loss.
+    The error and, where there is one, `weight` times the perceptual loss.
     """
 
     def loss_fn(out: Array, batch: Batch) -> tuple[Array, Metrics]:
         target = batch["target"]
-        loss = jnp.square(out - target).mean()
+        loss = error(out, target)
         if perceptual is not None:
             features = perceptual.features(target)
             loss = loss + weight * perceptual.loss(out, features)
@@ -68,7 +90,7 @@ def make_loss(perceptual: Perceptual | None, *, weight: float) -> LossFn:
     return loss_fn
 
 
-def make_relative(perceptual: Perceptual, images: np.ndarray) -> Perceptual:
+def make_relative(perceptual: Perceptual, images: Sequence[np.ndarray]) -> Perceptual:
     """The loss with each layer in units of the mean square of its features.
 
     VGG16's features are of the order of 1 with some weights and of 100 with others;
@@ -76,7 +98,7 @@ def make_relative(perceptual: Perceptual, images: np.ndarray) -> Perceptual:
 
     Args:
       perceptual: any weights of its layers are replaced.
-      images: uint8 `(n, h, w, 3)`, of which the features are measured.
+      images: uint8 `(h, w, 3)`, of which the features are measured.
     """
 
     @jax.jit

@@ -161,12 +161,8 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def keep_model(at: Place, plan: Plan, folder: Path) -> None:
     """Writes the model of `at`, which is the best epoch so far."""
-
-    def keep() -> str | None:
-        plan.keep_best(at.state, folder)
-        return _digest(folder / MODEL)
-
-    at.model = processes.from_first(keep)
+    plan.keep_best(at.state, folder)
+    at.model = processes.from_first(lambda: _digest(folder / MODEL))
 
 
 def mend_model(at: Place, plan: Plan, folder: Path, console: Console) -> None:
@@ -175,28 +171,24 @@ def mend_model(at: Place, plan: Plan, folder: Path, console: Console) -> None:
     Raises:
       RunError: no checkpoint holds that epoch's weights.
     """
-    at.model = processes.from_first(lambda: _mended(at, plan, folder, console))
-    # A network's file system may show another process an older file.
-    check_alike({"model": str(at.history and _digest(folder / MODEL))})
-
-
-def _mended(at: Place, plan: Plan, folder: Path, console: Console) -> str | None:
-    """The digest of the best epoch's model, whose file is then as it was left."""
     file = folder / MODEL
-    found = _digest(file)
-    if not at.history or found == at.model or (found and at.model == ""):
-        return at.model
-    best = plan.best(at.history)
-    fault = f"{file} {'is not the file that was written' if found else 'is missing'}"
-    step = checkpoint.restore(folder / "checkpoints", _abstract(at), best=BEST)
-    if step is None or step.metadata["epoch"] != best:
-        raise RunError(
-            f"{fault}, and no checkpoint holds the weights of epoch {best}, the best: "
-            "put the file back, or start a new run"
+    found, left = processes.from_first(lambda: [_digest(file), at.model])
+    if at.history and found != left and not (found and left == ""):
+        best = plan.best(at.history)
+        fault = (
+            f"{file} {'is not the file that was written' if found else 'is missing'}"
         )
-    plan.keep_best(step.tree["state"], folder)
-    console.say(f"{fault}: written anew, from the checkpoint of epoch {best}")
-    return _digest(file)
+        step = checkpoint.restore(folder / "checkpoints", _abstract(at), best=BEST)
+        if step is None or step.metadata["epoch"] != best:
+            raise RunError(
+                f"{fault}, and no checkpoint holds the weights of epoch {best}, the "
+                "best: put the file back, or start a new run"
+            )
+        plan.keep_best(step.tree["state"], folder)
+        at.model = processes.from_first(lambda: _digest(file))
+        console.say(f"{fault}: written anew, from the checkpoint of epoch {best}")
+    # A network's file system may show another process an older file.
+    check_alike({"model": str(at.history and _digest(file))})
 
 
 def _abstract(at: Place) -> Any:

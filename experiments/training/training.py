@@ -72,7 +72,8 @@ class Task:
       loss_fn: `loss_fn(out, batch) -> (loss, metrics)`.
       metrics: the names of these; `loss` among them.
       evaluate: the validation numbers, `val_...`, of `(params, stats)`.
-      keep: writes `(params, stats)` as the best model of a run's folder.
+      keep: writes `(params, stats)` as the best model of a run's folder; all processes
+        call it, the first one writes.
       judged_by: the column whose largest value marks the epoch to keep; `epoch`, the
         last.
       repeat: how often an epoch shows each image.
@@ -153,7 +154,7 @@ def make_training(
         evaluate=lambda state: task.evaluate(*train.evaluated(state)),
         learning_rate=schedule,
         judged_by=task.judged_by,
-        keep_best=partial(_keep, task),
+        keep_best=lambda state, folder: task.keep(*train.evaluated(state), folder),
         repeat=task.repeat,
         patience=recipe.patience,
         judged=task.judged,
@@ -181,12 +182,6 @@ def make_training(
             f"{error}"
         ) from error
     return Training(plan, start)
-
-
-def _keep(task: Task, state: train.TrainState, folder: Path) -> None:
-    # On the host: the first process writes alone, and computes with no other's devices.
-    params, stats = jax.device_get(train.evaluated(state))
-    task.keep(params, stats, folder)
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:

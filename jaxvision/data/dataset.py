@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 from jaxvision.data.photo import ArrayPhotos, Photo, Source
 from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
-from jaxvision.data.split import set_aside
-from jaxvision.data.squares import read_crops, read_squares
+from jaxvision.data.split import fold_aside, set_aside
+from jaxvision.data.squares import Sizes, read_crops, read_squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +23,14 @@ class Split:
       images: uint8, `(n, h, w, 3)`, RGB.
       labels: int32, `(n,)`: indices into `Dataset.classes`.
       paths: where each image came from; of images that are no files, a name.
+      sizes: height and width of the photographs themselves, int `(n, 2)`, where they
+        are known.
     """
 
     images: np.ndarray
     labels: np.ndarray
     paths: tuple[str, ...]
+    sizes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,6 +70,7 @@ class _Sizes(NamedTuple):
     train_size: int
     eval_resize: int
     eval_crop: int
+    fit: str
 
 
 def open_dataset(
@@ -75,6 +79,8 @@ def open_dataset(
     train_size: int,
     eval_resize: int,
     eval_crop: int,
+    fit: str = "crop",
+    fold: tuple[int, int] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Dataset:
@@ -91,6 +97,9 @@ def open_dataset(
       train_size: side of the training squares, in pixels.
       eval_resize: the short side to which evaluation resizes.
       eval_crop: side of the evaluation crops.
+      fit: how a photograph becomes a square; see `preprocess.eval_image`.
+      fold: `(k, n)`: the k-th of n parts of all photographs validates; see
+        `split.fold_aside`.
       seed: chooses the validation images where the set is split here.
       progress: called with (done, total) after each photograph; once more from the
         start where unreadable files make a set be split anew.
@@ -105,12 +114,15 @@ def open_dataset(
         raise ValueError(
             f"data {spec!r} has two classes called {twice[0]!r}: rename one of them"
         )
-    sizes = _Sizes(train_size, eval_resize, eval_crop)
+    sizes = _Sizes(train_size, eval_resize, eval_crop, fit)
     guesses: Guesses = {}
     read = partial(_read, sizes=sizes, progress=progress, guesses=guesses)
     check = partial(_check_readable, source, spec=spec)
-    if source.val:
-        train, val = read(source.train, source.val)
+    if source.val or fold is not None:
+        sides = source.train, source.val
+        if fold is not None:
+            sides = fold_aside(source, fold[0], folds=fold[1], seed=seed)
+        train, val = read(*sides)
         check(train.split.labels, train.bad, side=0)
         check(val.split.labels, val.bad, side=1)
         return _dataset(source, train, val, guesses)
@@ -135,18 +147,23 @@ def _read(
     guesses: Guesses,
 ) -> list[_Read]:
     """Both splits; arrays of the very size are not sent through the threads."""
-    train_size, resize, crop = sizes
+    train_size, resize, crop, fit = sizes
+    whole, seen = fit != "crop", Sizes()
     jobs = (
-        (train, _array(train, train_size), partial(read_squares, size=train_size)),
+        (
+            train,
+            None if whole and crop < train_size else _array(train, train_size),
+            partial(read_squares, size=train_size, crop=crop, fit=fit),
+        ),
         (
             val,
-            _array(val, crop) if resize == crop else None,
-            partial(read_crops, resize=resize, crop=crop),
+            _array(val, crop) if whole or resize == crop else None,
+            partial(read_crops, resize=resize, crop=crop, fit=fit, sizes=seen),
         ),
     )
     total = sum(len(photos) for photos, array, _ in jobs if array is None)
     tick = make_tick(progress, total=total)
-    splits = []
+    found = []
     for photos, array, decode in jobs:
         images, bad = array, {}
         if images is None:
@@ -154,8 +171,11 @@ def _read(
         kept = [photo for index, photo in enumerate(photos) if index not in bad]
         labels = np.array([photo.label() for photo in kept], np.int32)
         split = Split(images, labels, tuple(photo.name for photo in kept))
-        splits.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
-    return splits
+        found.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
+    if seen:
+        shapes = np.array([seen[index] for index in sorted(seen)])
+        found[1] = found[1]._replace(split=replace(found[1].split, sizes=shapes))
+    return found
 
 
 def _array(photos: Sequence[Photo], side: int) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """Pairs of low and high resolution, made on the device from pieces of photographs.
 
-The low resolution is a photograph at half its size, bit for bit as PIL's bicubic makes
-it. The network sees it enlarged again by the same bicubic, where nothing is rounded.
+The low resolution is a photograph reduced, bit for bit as PIL's bicubic makes it. A
+network sees it so, or enlarged again by the same bicubic, where nothing is rounded.
 """
 
 import jax
@@ -20,29 +20,26 @@ from jaxvision.typing import (
     UInt8,
 )
 
-SCALE = 2
-"""How many times larger the network's photographs are."""
-
 Levels = UInt8[Array, "n h w 3"]
 Extents = Int[Array, "n 2"]
 Crops = Float[Array, "n {crop_size} {crop_size} 3"]
 
 
-def reduce(images: Images) -> Float[Array, "n h//2 w//2 c"]:
-    """Half the size, bit for bit what PIL makes of the 8-bit file, as whole 1/255.
+def reduce(images: Images, *, scale: int) -> Float[Array, "n h//{scale} w//{scale} c"]:
+    """Smaller by `scale`, bit for bit what PIL makes of the 8-bit file, as whole 1/255.
 
-    Images in `[0, 1]`, of even height and width; other levels than a file's are
-    rounded first.
+    Images in `[0, 1]`, whose height and width `scale` divides; other levels than a
+    file's are rounded first.
     """
     _, height, width, _ = images.shape
     levels = jnp.round(jnp.clip(images, 0, 1) * 255).astype(jnp.uint8)
-    return to_float(resize.bicubic(levels, size=(height // SCALE, width // SCALE)))
+    return to_float(resize.bicubic(levels, size=(height // scale, width // scale)))
 
 
-def enlarge(images: Images) -> Float[Array, "n 2*h 2*w c"]:
-    """Twice the size by bicubic interpolation, clipped to `[0, 1]`: the net's input."""
+def enlarge(images: Images, *, scale: int) -> Float[Array, "n {scale}*h {scale}*w c"]:
+    """Larger by `scale`, by bicubic interpolation, clipped to `[0, 1]`."""
     _, height, width, _ = images.shape
-    large = resize.bicubic(images, size=(height * SCALE, width * SCALE))
+    large = resize.bicubic(images, size=(height * scale, width * scale))
     return jnp.clip(large, 0, 1)
 
 
@@ -80,9 +77,15 @@ def random_crops(
 
 
 def random_pairs(
-    key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int, jitter: float
-) -> tuple[Crops, Crops]:
-    """What the network sees and what it should make of it, both of `crop_size`.
+    key: PRNGKey,
+    images: Levels,
+    sizes: Extents,
+    *,
+    crop_size: int,
+    jitter: float,
+    scale: int,
+) -> tuple[Float[Array, "n {crop_size}//{scale} {crop_size}//{scale} 3"], Crops]:
+    """Random crops in low resolution, and as they were.
 
     Turned and recoloured before the low resolution is made, so that both are alike.
 
@@ -90,8 +93,9 @@ def random_pairs(
       key: one key for the batch.
       images: as for `random_crops`.
       sizes: likewise.
-      crop_size: side of the crops, an even number of pixels.
+      crop_size: side of the crops in pixels, a multiple of `scale`.
       jitter: brightness, contrast and saturation change by up to this share.
+      scale: how many times smaller the low resolution is.
     """
     crop_key, color_key = jax.random.split(key)
     targets = random_crops(crop_key, images, sizes, crop_size=crop_size)
@@ -100,23 +104,34 @@ def random_pairs(
             color_key, targets, brightness=jitter, contrast=jitter, saturation=jitter
         )
         targets = resize.to_uint8_levels(targets)
-    return enlarge(reduce(targets)), targets
+    return reduce(targets, scale=scale), targets
 
 
-def pair_transform(*, crop_size: int, jitter: float) -> Transform:
+def pair_transform(
+    *, crop_size: int, jitter: float, scale: int, enlarged: bool
+) -> Transform:
     """Photographs to what a network sees, `image`, and should make of it, `target`.
 
     With a key these are `random_pairs` of pieces, `image` and `size`; without one the
-    uint8 images themselves, of even height and width, and their low resolution.
+    uint8 images themselves, whose height and width `scale` divides, and their low
+    resolution. With `enlarged` the network sees this at the size of the target.
     """
 
     def transform(key: PRNGKey | None, batch: Batch) -> Batch:
         if key is None:
             target = to_float(batch["image"])
-            return {"image": enlarge(reduce(target)), "target": target}
-        image, target = random_pairs(
-            key, batch["image"], batch["size"], crop_size=crop_size, jitter=jitter
-        )
+            image = reduce(target, scale=scale)
+        else:
+            image, target = random_pairs(
+                key,
+                batch["image"],
+                batch["size"],
+                crop_size=crop_size,
+                jitter=jitter,
+                scale=scale,
+            )
+        if enlarged:
+            image = enlarge(image, scale=scale)
         return {"image": image, "target": target}
 
     return transform

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvision.data.decode import UnreadableImageError, extensions
-from jaxvision.data.photo import Photo
+from jaxvision.data.photo import Photo, Source
 from jaxvision.data.reader import Guesses, Progress, Tick, guessed, make_tick, read
 from jaxvision.data.sources import describe_kinds, find_kind, find_source
 from jaxvision.data.split import choose, set_aside
@@ -24,6 +24,10 @@ LARGEST = 1024
 SMALLEST = 32
 """Fewest rows and columns of a photograph to judge by."""
 
+SIDES = (256, 128, 64)
+"""Sides of the squares that stand for photographs of any size where each size would be
+a program to compile."""
+
 Result = TypeVar("Result")
 
 
@@ -32,7 +36,7 @@ class Whole(NamedTuple):
 
     Attributes:
       name: where it is from.
-      image: uint8 `(h, w, 3)`, of even height and width.
+      image: uint8 `(h, w, 3)`, whose height and width the scale divides.
       is_gray: whether the file is a grey one, whose three channels are equal.
     """
 
@@ -68,23 +72,26 @@ class Pieces:
 
 
 def open_photos(
-    spec: str,
-    *,
+    *specs: str,
     crop_size: int,
+    scale: int = 2,
     val_count: int = 200,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Pieces:
-    """The photographs that `spec` names, at the size they have.
+    """The photographs that `specs` name, at the size they have.
 
     Args:
-      spec: as `open_dataset` has it, but without classes: of a folder any images below
-        it. Its `train` and `val`, or `test` where there is no `val`, are the two splits
-        (`split_names`); where a source has one, a fifth of all photographs is set
-        aside.
+      specs: each as `open_dataset` has it, but without classes: of a folder any images
+        below it. Its `train` and `val`, or `test` where there is no `val`, are the two
+        splits (`split_names`); where a source has one, a fifth of its photographs is
+        set aside, and trained on where it is not judged by. Of several sources the
+        photographs are put together, each as often as any other.
       crop_size: side of the training crops in pixels; photographs that do not hold one
         are left out.
-      val_count: most photographs to judge by.
+      scale: what divides the height and width of those to judge by; what is over is cut
+        off.
+      val_count: most photographs to judge by, of each source as large a share.
       seed: chooses the validation photographs where there is a choice.
       progress: called with (done, total) after each photograph.
 
@@ -92,11 +99,11 @@ def open_photos(
       ValueError: there is nothing to train on or to judge by; the message says what is
         wrong, where, and what to do.
     """
-    source = find_source(spec, labelled=False)
-    train, val = source.train, source.val
-    if not val:
-        train, val = set_aside(source, seed=seed)
-    val = choose(val, val_count, seed=seed)
+    if len(set(specs)) < len(specs):
+        raise ValueError(f"{', '.join(specs)}: one of them is named twice")
+    sources = [find_source(spec, labelled=False) for spec in specs]
+    train, val = _split(sources, val_count, seed=seed)
+    where = ", ".join(specs)
     tick = make_tick(progress, total=len(train) + len(val))
     guesses: Guesses = {}
     read_all = partial(_read, tick=tick, guesses=guesses)
@@ -104,32 +111,37 @@ def open_photos(
     pieces, skipped = read_all(
         train,
         lambda _, image: _pieces(image, crop_size),
-        purpose=f"to train on in {spec}",
+        purpose=f"to train on in {where}",
         cure=f"give photos of {crop_size} pixels or a smaller crop",
     )
     judged, val_skipped = read_all(
         val,
-        lambda index, image: _whole(val[index], _middle(image)),
-        purpose=f"to judge by in {spec}",
+        lambda index, image: _whole(val[index], _middle(image), scale),
+        purpose=f"to judge by in {where}",
         cure="give others",
     )
     count, flat = len(pieces), list(chain.from_iterable(pieces))
     pieces.clear()  # `_stack` lets go of each piece that it has copied
     images, sizes = _stack(flat)
     return Pieces(
-        name=source.name,
+        name=" + ".join(source.name for source in sources),
         images=images,
         sizes=sizes,
         count=count,
         val=tuple(judged),
         skipped=(*skipped, *val_skipped),
-        taken=source.taken,
-        warnings=(*source.warnings, *guessed(guesses)),
+        taken="; ".join(source.taken for source in sources if source.taken),
+        warnings=(
+            *(line for source in sources for line in source.warnings),
+            *guessed(guesses),
+        ),
     )
 
 
-def open_benchmark(spec: str) -> list[Whole]:
+def open_benchmark(spec: str, *, scale: int = 2) -> list[Whole]:
     """Whole photographs to judge by: all that `spec` names, of either split.
+
+    Their last rows and columns are cut off where `scale` does not divide their number.
 
     Raises:
       ValueError: there is no such data, no image in it, or one that cannot be used.
@@ -142,7 +154,9 @@ def open_benchmark(spec: str) -> list[Whole]:
     photos = find_source(spec, labelled=False).whole()
     if not photos:
         raise ValueError(f"no images in {spec} ({' '.join(extensions())})")
-    whole, bad = read(photos, lambda i, image: _whole(photos[i], np.asarray(image)))
+    whole, bad = read(
+        photos, lambda i, image: _whole(photos[i], np.asarray(image), scale)
+    )
     for index, reason in bad.items():
         raise ValueError(f"{photos[index].name}: {reason}")
     return list(whole.values())
@@ -152,6 +166,37 @@ def centre(pixels: np.ndarray, side: int) -> np.ndarray:
     """The square of `side` pixels in the middle of `(h, w, c)`."""
     top, left = ((length - side) // 2 for length in pixels.shape[:2])
     return pixels[top : top + side, left : left + side]
+
+
+def centre_square(pixels: np.ndarray, *, scale: int = 1) -> np.ndarray:
+    """The largest square of `SIDES` in the middle of `(h, w, c)`, or all that fits.
+
+    A side that `scale` does not divide is as much shorter.
+    """
+    shortest = min(pixels.shape[:2])
+    side = next((side for side in SIDES if side <= shortest), shortest)
+    return centre(pixels, side - side % scale)
+
+
+def _split(
+    sources: Sequence[Source], val_count: int, *, seed: int
+) -> tuple[list[Photo], list[Photo]]:
+    """Photographs to train on, and so many to judge by, of each source its share."""
+    splits = [
+        (source.train, source.val) if source.val else set_aside(source, seed=seed)
+        for source in sources
+    ]
+    total = sum(len(judged) for _, judged in splits)
+    train, val, seen = [], [], 0
+    for source, (more, judged) in zip(sources, splits, strict=True):
+        seen += len(judged)
+        share = round(min(val_count, total) * seen / max(total, 1)) - len(val)
+        chosen = choose(judged, share, seed=seed)
+        # A source's own test photographs are never trained on; others may be.
+        spared = () if source.val else (one for one in judged if one not in chosen)
+        train += [*more, *spared]
+        val += chosen
+    return train, val
 
 
 def _read(
@@ -211,13 +256,14 @@ def _middle(image: Image.Image) -> np.ndarray:
     return np.asarray(image)[top : top + LARGEST, left : left + LARGEST]
 
 
-def _whole(photo: Photo, pixels: np.ndarray) -> Whole:
-    return Whole(photo.name, _even(pixels), photo.is_gray())
+def _whole(photo: Photo, pixels: np.ndarray, scale: int) -> Whole:
+    return Whole(photo.name, _divisible(pixels, scale), photo.is_gray())
 
 
-def _even(pixels: np.ndarray) -> np.ndarray:
-    """Without the last row and column where their number is odd, as is the custom."""
+def _divisible(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Without the last rows and columns that `scale` leaves over, as is the custom."""
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         raise UnreadableImageError(f"{width} x {height} pixels, too few to judge by")
-    return np.ascontiguousarray(pixels[: height - height % 2, : width - width % 2])
+    height, width = height - height % scale, width - width % scale
+    return np.ascontiguousarray(pixels[:height, :width])

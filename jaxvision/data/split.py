@@ -53,6 +53,43 @@ def set_aside(
     )
 
 
+def fold_aside(
+    source: Source, number: int, *, folds: int, seed: int
+) -> tuple[list[Photo], list[Photo]]:
+    """All photographs but one of `folds` parts, and that part, which is to be judged.
+
+    All that there are are divided, those that were to validate too. Each part has as
+    many photographs of a class as the others, or one less, and of all classes likewise;
+    which, is ranked as by `set_aside`.
+
+    Args:
+      source: with classes.
+      number: of the part, from 1 to `folds`.
+      folds: how many parts there are.
+      seed: chooses.
+
+    Raises:
+      ValueError: there is no such part, or a class has fewer photographs than parts.
+    """
+    if not 1 <= number <= folds:
+        raise ValueError(f"there is no part {number} of {folds}")
+    photos = [*source.train, *source.val]
+    dealt: list[int] = []
+    for label, name in enumerate(source.classes):
+        group = [i for i, photo in enumerate(photos) if photo.label() == label]
+        if len(group) < folds:
+            raise ValueError(
+                f"class {name!r} has {len(group)} images in {source.place}, which make "
+                f"no {folds} parts: add some, or ask for fewer parts"
+            )
+        dealt += _ranked(photos, group, seed=seed)
+    chosen = set(dealt[number - 1 :: folds])
+    return (
+        [photo for index, photo in enumerate(photos) if index not in chosen],
+        [photo for index, photo in enumerate(photos) if index in chosen],
+    )
+
+
 def choose(photos: Sequence[Photo], count: int, *, seed: int) -> list[Photo]:
     """`count` of the photographs, or all, in their order; which, is ranked likewise."""
     chosen = sorted(_ranked(photos, range(len(photos)), seed=seed)[:count])

@@ -10,11 +10,16 @@ from jaxvision.data.decode import UnreadableImageError
 from jaxvision.data.photo import Photo
 from jaxvision.data.reader import Guesses, Tick, read
 
+Sizes = dict[int, tuple[int, int]]
+"""Height and width of photographs, upright, by index."""
+
 
 def read_squares(
     photos: Sequence[Photo],
     *,
     size: int,
+    crop: int | None = None,
+    fit: str = "crop",
     tick: Tick | None = None,
     guesses: Guesses | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
@@ -26,6 +31,8 @@ def read_squares(
     Args:
       photos: decoded in threads.
       size: of the squares.
+      crop: what evaluation will see of them, where they are not cropped.
+      fit: how a photograph becomes a square.
       tick: called after each photograph, in the main thread.
       guesses: takes those of the photographs.
 
@@ -35,7 +42,9 @@ def read_squares(
     """
 
     def square(image: Image.Image) -> np.ndarray:
-        return preprocess.square_image(_resizable(image, size), size=size)
+        if fit == "crop":
+            image = _resizable(image, size)
+        return preprocess.square_image(image, size=size, crop=crop, fit=fit)
 
     return _fill(photos, square, side=size, tick=tick, guesses=guesses)
 
@@ -45,8 +54,10 @@ def read_crops(
     *,
     resize: int,
     crop: int,
+    fit: str = "crop",
     tick: Tick | None = None,
     guesses: Guesses | None = None,
+    sizes: Sizes | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Evaluation crops (`preprocess.eval_image`); in all else as `read_squares`.
 
@@ -54,15 +65,18 @@ def read_crops(
       photos: decoded in threads.
       resize: the short side in pixels.
       crop: side of the square in its middle.
+      fit: how a photograph becomes a square.
       tick: called after each photograph, in the main thread.
       guesses: takes those of the photographs.
+      sizes: takes those of the readable photographs.
     """
 
     def middle(image: Image.Image) -> np.ndarray:
-        image = _resizable(image, resize)
-        return preprocess.eval_image(image, resize=resize, crop=crop)
+        if fit == "crop":
+            image = _resizable(image, resize)
+        return preprocess.eval_image(image, resize=resize, crop=crop, fit=fit)
 
-    return _fill(photos, middle, side=crop, tick=tick, guesses=guesses)
+    return _fill(photos, middle, side=crop, tick=tick, guesses=guesses, sizes=sizes)
 
 
 def _fill(
@@ -72,11 +86,14 @@ def _fill(
     side: int,
     tick: Tick | None,
     guesses: Guesses | None,
+    sizes: Sizes | None = None,
 ) -> tuple[np.ndarray, dict[int, str]]:
     images = np.empty((len(photos), side, side, 3), np.uint8)
 
     def use(index: int, image: Image.Image) -> None:
         images[index] = convert(image)
+        if sizes is not None:
+            sizes[index] = image.height, image.width
 
     good, bad = read(photos, use, tick=tick, guesses=guesses)
     if bad:  # closed up in place: a copy would double the memory

@@ -91,6 +91,15 @@ def conv(
     )
 
 
+def pixel_shuffle(x, *, scale: int):
+    """`torch.nn.PixelShuffle`, depth to space: `scale ** 2` channels become one.
+
+    Reference: Shi et al., "Real-Time Single Image and Video Super-Resolution Using an
+    Efficient Sub-Pixel Convolutional Neural Network", 2016, arXiv:1609.05158.
+    """
+    return rearrange(x, "n h w (c i j) -> n (h i) (w j) c", i=scale, j=scale)
+
+
 def flatten(x):
     """`torch.nn.Flatten` of a map, channels first, as torch's weights are ordered."""
     return rearrange(x, "n h w c -> n (c h w)")

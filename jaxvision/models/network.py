@@ -28,3 +28,15 @@ class Network(nnx.Module):
         The last is the one that Grad-CAM's paper takes: the last convolution, with what
         follows it at its size. `()` where the network has no such maps.
         """
+
+
+class Enlarger(Network):
+    """A network that makes photographs `scale` times larger."""
+
+    scale: int
+    takes_enlarged: ClassVar[bool]
+    """Whether it is given them already enlarged, by bicubic interpolation."""
+
+    def trunk(self) -> tuple[str, ...]:
+        """Without classes there is no answer to explain."""
+        return ()

@@ -10,10 +10,10 @@ from flax import nnx
 
 from jaxvision.models.init import Init, kaiming_normal, normal, zeros
 from jaxvision.models.layers import conv
-from jaxvision.models.network import Network
+from jaxvision.models.network import Enlarger
 
 
-class SRCNN(Network):
+class SRCNN(Enlarger):
     """Images `(n, h, w, 3)` in [0, 1], already of the final size, to better ones.
 
     The borders are padded with zeros, so that the output is as large as the input. It
@@ -21,12 +21,14 @@ class SRCNN(Network):
     """
 
     smallest = 1
+    takes_enlarged = True
 
-    def __init__(self, *, sizes, residual=False, rngs):
+    def __init__(self, *, sizes, scale=2, residual=False, rngs):
         first, second, third = sizes
         self.conv1 = conv(3, 64, first, padding=first // 2, bias=True, rngs=rngs)
         self.conv2 = conv(64, 32, second, padding=second // 2, bias=True, rngs=rngs)
         self.conv3 = conv(32, 3, third, padding=third // 2, bias=True, rngs=rngs)
+        self.scale = scale
         self.residual = residual
 
     def __call__(self, x):
@@ -37,16 +39,13 @@ class SRCNN(Network):
         y = self.conv3(nnx.relu(self.conv2(nnx.relu(self.conv1(x)))))
         return x + y if self.residual else y
 
-    def trunk(self):
-        """Without classes there is no answer to explain."""
-        return ()
-
 
 TASK = "superres"
 VARIANTS = {
-    f"srcnn_{''.join(map(str, sizes))}{suffix}": partial(
-        SRCNN, sizes=sizes, residual=bool(suffix)
+    f"srcnn_{''.join(map(str, sizes))}{suffix}{size}": partial(
+        SRCNN, sizes=sizes, scale=scale, residual=bool(suffix)
     )
+    for size, scale in (("", 2), ("_x3", 3), ("_x4", 4))
     for suffix in ("", "_residual")
     for sizes in ((9, 5, 5), (9, 1, 5))
 }

@@ -51,7 +51,7 @@ def enlarged(run, image, tmp_path, name):
     image.save(tmp_path / f"{name}.png")
     options = {"output": tmp_path / "out", "overwrite": True}
     (path,) = upscale.main(
-        upscale.Config(run=run, images=(tmp_path / f"{name}.png",), **options)
+        upscale.Config(model=str(run), images=(tmp_path / f"{name}.png",), **options)
     )
     return np.asarray(Image.open(path).convert("RGBA")).astype(int)
 

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from converters.bundle import load_bundle, save_bundle
 from converters.weights import read_safetensors
 from jaxvision import models
+from jaxvision.calibration import UNKNOWN, Certainty
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing
 from jaxvision.tensor_file import check_digest, save_tensors
@@ -25,12 +26,17 @@ write(sys.argv[1])
 """
 
 
-def write(path):
+def write(path, *, fit="crop", certainty=None):
     model = models.create("cnn", num_classes=len(CLASSES), rngs=nnx.Rngs(0))
     _, params, stats = functionalize(model)
-    preprocessing = Preprocessing(resize=32, crop=32)
     save_bundle(
-        path, "cnn", params, stats, classes=CLASSES, preprocessing=preprocessing
+        path,
+        "cnn",
+        params,
+        stats,
+        classes=CLASSES,
+        preprocessing=Preprocessing(resize=32, crop=32, fit=fit),
+        certainty=certainty,
     )
 
 
@@ -74,7 +80,7 @@ def test_any_flipped_bit_is_noticed(whole, tmp_path):
             load_bundle(path)
 
 
-def changed(whole, path, *, arrays=None, preprocessing=None, drop=()):
+def changed(whole, path, *, arrays=None, preprocessing=None, drop=(), certainty=None):
     """The file with other contents and no digest, as an older version wrote it."""
     with safe_open(whole, framework="np") as file:
         metadata = dict(file.metadata())
@@ -82,6 +88,8 @@ def changed(whole, path, *, arrays=None, preprocessing=None, drop=()):
     said = json.loads(metadata["preprocessing"]) | (preprocessing or {})
     said = {key: value for key, value in said.items() if key not in drop}
     metadata["preprocessing"] = json.dumps(said)
+    if certainty is not None:
+        metadata["certainty"] = certainty
     save_file(load_file(whole) | (arrays or {}), path, metadata=metadata)
     return path
 
@@ -101,6 +109,10 @@ def test_file_without_a_digest_still_loads(whole, tmp_path):
         ({"mean": [0.5, 0.5]}, [], "mean is "),
         ({"mirror": "false"}, [], "mirror is 'false'"),
         ({"crop": 0}, [], "crop is 0"),
+        ({"mean": [10**400, 0, 0]}, [], "mean is "),
+        ({"fit": "squash"}, [], "fit is 'squash'"),
+        ({"fit": ["pad"]}, [], r"fit is \['pad'\]"),
+        ({"fit": None}, [], "fit is None"),
         ({"resize": "37"}, [], "resize is '37'"),
         ({"gamma": 2.2}, [], "gamma, which this version does not know"),
     ],
@@ -112,6 +124,62 @@ def test_metadata_of_no_use_are_one_line(whole, tmp_path, preprocessing, drop, m
     with pytest.raises(ValueError, match=message) as error:
         load_bundle(path)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_older_versions_read_crops_as_they_do_and_refuse_what_they_do_not_know(
+    whole, tmp_path
+):
+    """They take a file with any other key than these for one of a newer version."""
+    known = {"resize", "crop", "mean", "std", "mirror"}
+    for fit, more in (("crop", set()), ("pad", {"fit"}), ("stretch", {"fit"})):
+        path = tmp_path / f"{fit}.safetensors"
+        write(path, fit=fit)
+        assert load_bundle(path).preprocessing.fit == fit
+        with safe_open(path, framework="np") as file:
+            said = json.loads(file.metadata()["preprocessing"])
+        assert set(said) == known | more
+    assert (tmp_path / "crop.safetensors").read_bytes() == whole.read_bytes()
+
+
+def test_certainty_comes_back_and_older_files_have_none(whole, tmp_path):
+    path = tmp_path / "m.safetensors"
+    certainty = Certainty(1 / 3, ((0.9, 0.25), (0.95, 0.1 + 0.7)))
+    write(path, certainty=certainty)
+    assert load_bundle(path).certainty == certainty
+    assert load_bundle(whole).certainty == UNKNOWN
+    ours, theirs = load_file(path), load_file(whole)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("certainty", "message"),
+    [
+        ("{", "metadata are damaged"),
+        ("[" * 100_000, "metadata are damaged"),
+        ("[1.5]", r"certainty \[1.5\]"),
+        ('{"bias": [1, 2]}', "its certainty has bias, which this version does"),
+        ('{"temperature": 0}', "temperature is 0, and goes from 0.05 to 20"),
+        ('{"temperature": NaN}', "temperature is nan"),
+        ('{"temperature": -1.5}', "temperature is -1.5"),
+        ('{"temperature": true}', "temperature is True"),
+        ('{"temperature": "1.5"}', "temperature is '1.5'"),
+        (f'{{"temperature": {"9" * 400}}}', "temperature is 9999"),
+        ('{"thresholds": 0.5}', "not rising pairs of shares"),
+        ('{"thresholds": [[0.9]]}', "not rising pairs"),
+        ('{"thresholds": [[0.9, 0.5, 0.1]]}', "not rising pairs"),
+        ('{"thresholds": [[0.9, null]]}', "not rising pairs"),
+        ('{"thresholds": [[0.9, 1.5]]}', "not rising pairs"),
+        ('{"thresholds": [[1.0, 0.5]]}', "not rising pairs"),
+        ('{"thresholds": [[0.9, 0.5], [0.8, 0.6]]}', "not rising pairs"),
+        ('{"thresholds": [[0.9, 0.5], [0.95, 0.4]]}', "not rising pairs"),
+    ],
+)
+def test_certainty_of_no_use_is_one_line(whole, tmp_path, certainty, message):
+    path = changed(whole, tmp_path / "m.safetensors", certainty=certainty)
+    with pytest.raises(ValueError, match=message) as error:
+        load_bundle(path)
+    said = str(error.value)
+    assert "\n" not in said and str(path) in said and len(said) < 300 + len(str(path))
 
 
 @pytest.mark.parametrize(

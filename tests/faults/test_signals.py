@@ -1,7 +1,6 @@
 """Signals: each of them stops and saves; the way on can be pasted into a shell."""
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -39,12 +38,18 @@ def test_hang_up_that_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("name", ["plain", "runs [v2]", "it's $HOME; a*", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["plain", "runs [v2]", "it's $HOME; a*", "a\nb'c", "\udcff"]
+)
 def test_way_on_is_one_word_of_a_shell(tmp_path, capsys, name):
     with stop_on_signals() as stop, pytest.raises(SystemExit):
         interrupted(tmp_path / name, "experiments.x", stop)
     _, command = capsys.readouterr().err.split("To go on: ")
-    words = shlex.split(command)
+    assert command.count("\n") == 1
+    said = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True
+    )
+    words = [os.fsdecode(word) for word in said.stdout.split(b"\0")[:-1]]
     assert words[-2:] == ["--resume", str(tmp_path / name)] and len(words) == 5
 
 

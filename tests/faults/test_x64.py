@@ -31,7 +31,7 @@ SQUARES = Preprocessing(resize=36, crop=32)
 TRANSFORMS = {
     **{name: photo_transform(name, SQUARES) for name in PIPELINES},
     **{name: mix_transform(name, alpha=1.0, num_classes=3) for name in MIXES},
-    "pairs": pair_transform(crop_size=16, jitter=0.2),
+    "pairs": pair_transform(crop_size=16, jitter=0.2, scale=2, enlarged=True),
 }
 
 
@@ -120,12 +120,13 @@ def test_small_images_are_classified(float64, tmp_path):
 
 
 @pytest.mark.slow
-def test_photos_are_enlarged(float64, tmp_path):
+@pytest.mark.parametrize("model", ["srcnn_915", "light"])
+def test_photos_are_enlarged(float64, tmp_path, model):
     x = np.tile(PIXELS, (4, 1, 1, 1))
     np.savez(tmp_path / "d.npz", x_train=x, x_test=x)
     config = superres.Config(
-        model="srcnn_915",
-        data=str(tmp_path / "d.npz"),
+        model=model,
+        data=(str(tmp_path / "d.npz"),),
         crop_size=16,
         repeat=1,
         output=tmp_path,
@@ -135,5 +136,7 @@ def test_photos_are_enlarged(float64, tmp_path):
     make_folder(tmp_path / "p", {"a": 1})
     (image,) = (tmp_path / "p" / "a").iterdir()
     run = tmp_path / "superres" / "1"
-    upscale.main(upscale.Config(run=run, images=(image,), output=tmp_path / "up"))
+    upscale.main(
+        upscale.Config(model=str(run), images=(image,), output=tmp_path / "up")
+    )
     assert any((tmp_path / "up").iterdir())

@@ -1,0 +1,62 @@
+"""The curves of a run in a notebook, drawn anew after each epoch."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.pages.canvas import png
+from experiments.pages.history import History
+from experiments.pages.plots import curves_figure
+from experiments.runs.folder import read_metrics
+
+SECONDS = 2.0
+"""How often the table is looked at; an epoch is rarely shorter."""
+
+
+@contextmanager
+def live_curves(output: Path) -> Iterator[None]:
+    """Shows the curves of the run that the block trains below `output`, as they grow.
+
+    A thread reads its `metrics.csv`, so that the training knows nothing of it, and goes
+    on whatever becomes of the picture. Outside a notebook there is nothing to see.
+
+    Args:
+      output: what the run's `--output` is.
+    """
+    from IPython.display import Image, Markdown, display
+
+    before = {path: path.stat().st_mtime_ns for path in _tables(output)}
+    waiting = Markdown("The curves come with the first epoch.")
+    shown: Any = display(waiting, display_id=True)
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen: History = []
+        last = False
+        while not last:
+            last = ended.wait(SECONDS)  # and once more after the end
+            grown = [
+                p for p in _tables(output) if before.get(p) != p.stat().st_mtime_ns
+            ]
+            history = read_metrics(grown[-1]) if grown else []
+            if history and history != seen:
+                seen = history
+                shown.update(Image(data=png(curves_figure(history), dpi=90)))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    if shown is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if shown is not None:
+            thread.join()
+
+
+def _tables(output: Path) -> list[Path]:
+    """The tables of the runs below, the one that grew last at the end."""
+    found = output.glob("*/*/**/metrics.csv")
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns)
