@@ -16,6 +16,7 @@ from tyro.conf import arg
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
+from experiments.command.machines import Machines
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -97,7 +98,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(ClassifierRecipe, Subject):
+class Config(Machines, ClassifierRecipe, Subject):
     """Trains small nets on CIFAR-10; several models or repeats are compared."""
 
     epochs: int = limited(20, at_least(1))

@@ -12,6 +12,7 @@ from tyro.conf import arg
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
+from experiments.command.machines import Machines
 from experiments.command.options import (
     UsageError,
     check_resumed,
@@ -47,7 +48,7 @@ from experiments.training.perceptual import (
     open_perceptual,
 )
 from experiments.training.training import dry_run
-from jaxvision import checkpoint
+from jaxvision import checkpoint, processes
 from jaxvision.data import describe_kinds
 from jaxvision.data.pieces import Pieces, centre_square, open_photos
 
@@ -80,7 +81,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(EnlargerRecipe, Subject):
+class Config(Machines, EnlargerRecipe, Subject):
     """Trains a network that makes photographs two, three or four times larger.
 
     To use it afterwards: python -m experiments.upscale IMAGE... --model RUN
@@ -195,13 +196,15 @@ def main(config: Config) -> dict[str, float]:
         }
         title = f"{config.model} on {photos.name}"
         notes = data_notes(photos)
-        return write_outputs(
-            run.path,
-            About(title, summary, run.config, history, notes),
-            enlarger=make_enlarger(load_model(run.path)),
-            groups={"test": photos.val, **benchmarks},
-            distance=features and make_distance(features),
-            console=console,
+        return processes.from_first(
+            lambda: write_outputs(
+                run.path,
+                About(title, summary, run.config, history, notes),
+                enlarger=make_enlarger(load_model(run.path)),
+                groups={"test": photos.val, **benchmarks},
+                distance=features and make_distance(features),
+                console=console,
+            )
         )
 
 

@@ -14,6 +14,7 @@ from tyro.conf import arg
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
+from experiments.command.machines import Machines
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -96,7 +97,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(ClassifierRecipe, Subject):
+class Config(Machines, ClassifierRecipe, Subject):
     """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
 
     Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,

@@ -27,6 +27,7 @@ import numpy as np
 
 from jaxvision.array_folder import Arrays, read_arrays, reason, write_arrays
 from jaxvision.files import write_text
+from jaxvision.parallel import place
 
 Best = tuple[str, Literal["max", "min"]]
 """A number of the metadata and which end of it is the good one."""
@@ -371,7 +372,8 @@ def _place(name: str, leaf: Any, value: Any, impl: str | None) -> Any:
         # A weak type that came back strong would compile the step once more.
         value = value.item()
     sharding = leaf.sharding if getattr(leaf, "committed", True) else None
-    array = jax.device_put(value, sharding)
+    several = isinstance(sharding, jax.sharding.NamedSharding)
+    array = place(value, sharding) if several else jax.device_put(value, sharding)
     if impl:
         return jax.random.wrap_key_data(array, impl=impl)
     if array.dtype != leaf.dtype:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from jaxvision.typing import Batch
@@ -23,6 +24,29 @@ def make_mesh(*, devices: Sequence[Any] | None = None) -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of parameters: the whole array on each device."""
     return NamedSharding(mesh, P())
+
+
+def place(tree: Any, sharding: Sharding) -> Any:
+    """The arrays of `tree`, of which each process has the same, as `sharding` says.
+
+    No process waits for another, and nothing is sent: over several, `jax.device_put`
+    would compare all that it is given.
+    """
+
+    def put(leaf: Any) -> Any:
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        if isinstance(leaf, jax.Array):
+            if leaf.sharding == sharding:
+                return leaf
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                data = put(jax.random.key_data(leaf))
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.asarray(leaf)
+        host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
+        return jax.make_array_from_callback(host.shape, sharding, lambda at: host[at])
+
+    return jax.tree.map(put, tree)
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:

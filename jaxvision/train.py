@@ -290,7 +290,8 @@ def make_eval_step(
         batches = images.reshape(-1, batch_size, *images.shape[1:])
         return jax.lax.map(body, batches).reshape(images.shape[0], -1)
 
-    padded = jax.jit(padded)
+    # Whole on each process, which may look at no more than its own devices hold.
+    padded = jax.jit(padded, out_shardings=parallel.replicated(mesh))
 
     def evaluate(params, stats, images) -> Array:
         missing = -len(images) % batch_size

@@ -17,10 +17,11 @@ import jax
 import tyro
 
 from converters.checkpoint import plain_warning
-from experiments.command.console import Console, complain, show_all_text
+from experiments.command import machines
+from experiments.command.console import Console, show_all_text
 from experiments.command.limits import brief
 from experiments.command.yaml_file import YamlError, read_yaml_file
-from jaxvision import compilation, ops
+from jaxvision import compilation, ops, processes
 from jaxvision.checkpoint import CheckpointError
 from jaxvision.data import decode
 from jaxvision.files import at_home
@@ -29,6 +30,8 @@ from jaxvision.ops.build import build
 from jaxvision.ops.convolution import VARIABLE
 
 Config = TypeVar("Config")
+OF_A_START = ("resume", "config", "dry_run", *machines.HERE)
+"""Options that say nothing of a run."""
 
 
 class UsageError(ValueError):
@@ -107,26 +110,53 @@ def run_cli(
             presets=presets,
             preset_option=preset_option,
         )
-        check_environment()
         warnings.formatwarning = plain_warning
-        main(config)
+        _join(config)
+        with machines.together(config):
+            check_environment()
+            check_alike(machines.what_runs() | _given(config))
+            main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
-        complain(f"error: {error}")
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        machines.end(f"error: {error}", code=2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         resumes = hasattr(config_class, "resume")
         hint = "; a run that was named goes on with --resume" if resumes else ""
-        complain(f"interrupted{hint}")
-        sys.exit(128 + signal.SIGINT)
+        machines.end(f"interrupted{hint}", code=128 + signal.SIGINT)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         reason = str(error)
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+            machines.end_by_fault()
             raise
-        complain(
+        machines.end(
             f"error: memory ran out ({' '.join(reason.split())[:200]}): "
-            "smaller images or smaller batches need less"
+            "smaller images or smaller batches need less",
+            code=1,
         )
-        sys.exit(1)
+    except Exception:
+        machines.end_by_fault()
+        raise
+
+
+def _join(config: Any) -> None:
+    try:
+        machines.join(config)
+    except ValueError as error:
+        raise UsageError(f"--distributed: {error}") from error
+
+
+def _given(config: Any) -> dict[str, str]:
+    """The options as all processes must have them."""
+    return {f"--{name}": str(value) for name, value in to_dict(config).items()}
+
+
+def check_alike(facts: Mapping[str, str]) -> None:
+    """Raises UsageError where a process has something else than the first; all call it.
+
+    Args:
+      facts: what it is -> its value or digest.
+    """
+    if different := processes.differences(facts):
+        raise UsageError(f"the processes are not alike: {different}")
 
 
 def check_environment() -> None:
@@ -213,7 +243,7 @@ def check_resumed(config: Any, folder: Path, *, free: Sequence[str] = ()) -> Non
     saved = to_dict(read_yaml(type(config), folder / "config.yaml"))
     given = to_dict(config)
     for name, value in saved.items():
-        if given[name] != value and name not in ("resume", "config", "dry_run", *free):
+        if given[name] != value and name not in (*OF_A_START, *free):
             raise UsageError(
                 f"--resume goes on with {name} = {value} of {folder / 'config.yaml'}: "
                 f"leave out the other value, {given[name]}, or start a new run"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from experiments.command.console import complain
+from jaxvision import processes
 from jaxvision.text import shell_word
 
 # A terminal that is closed hangs up; batch systems warn by SIGUSR1 before time is up.
@@ -19,6 +20,16 @@ class Stop:
     """Whether a signal asked the run to stop; the second Ctrl-C is at once."""
 
     signum: int | None = None
+    agreed: bool = False
+    """Whether all processes know of it: those of one program stop together."""
+
+    def look(self) -> bool:
+        """Whether a signal asked any process to stop; all have to look at once."""
+        heard = self.signum if self else None
+        said = max(int(one) for one in processes.gather(str(int(heard or 0))))
+        if said:
+            self.signum, self.agreed = said, True
+        return self.agreed
 
     def __bool__(self) -> bool:
         return self.signum is not None
@@ -47,13 +58,15 @@ def stop_on_signals() -> Iterator[Stop]:
         yield stop
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # None: set by another library than Python's
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 def interrupted(folder: Path, module: str, stop: Stop) -> NoReturn:
     """Ends the process after a signal, saying how to go on."""
-    complain(
-        f"stopped; all is saved. To go on: python -m {module} --resume "
-        f"{shell_word(folder)}"
-    )
+    if processes.is_first():
+        complain(
+            f"stopped; all is saved. To go on: python -m {module} --resume "
+            f"{shell_word(folder)}"
+        )
     sys.exit(128 + (stop.signum or signal.SIGINT))

@@ -18,10 +18,11 @@ import jax
 import yaml
 
 from experiments.command.console import Console
+from experiments.command.machines import HERE
 from experiments.command.options import RunError, UsageError
 from experiments.command.yaml_file import YamlError, read_yaml_file
 from experiments.pages.cells import csv_line
-from jaxvision import checkpoint, compilation, ops
+from jaxvision import checkpoint, compilation, ops, processes
 from jaxvision.array_folder import reason
 from jaxvision.files import regular_file, write_bytes, write_text
 from jaxvision.text import shell_word
@@ -49,8 +50,13 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
     Raises:
       UsageError: the folder cannot be made.
     """
+    check_name(output / experiment, option="--output")
+    path = processes.from_first(lambda: str(_new_folder(output, experiment)))
+    return begin_run(Path(path), options)
+
+
+def _new_folder(output: Path, experiment: str) -> Path:
     parent = output / experiment
-    check_name(parent, option="--output")
     try:
         parent.mkdir(parents=True, exist_ok=True)
         # Not `isdigit`, which a folder named ² is too.
@@ -60,7 +66,7 @@ def new_run(output: Path, experiment: str, options: Mapping[str, Any]) -> Run:
         while True:
             try:
                 (parent / str(number)).mkdir()
-                return begin_run(parent / str(number), options)
+                return parent / str(number)
             except FileExistsError:  # another run took it just now
                 number += 1
     except OSError as error:
@@ -81,8 +87,9 @@ def check_name(path: Path, *, option: str) -> None:
 
 def begin_run(path: Path, options: Mapping[str, Any]) -> Run:
     """A run in the folder `path`, which is there: writes its `config.yaml`."""
-    config = dict(options) | {"environment": environment()}
-    write_text(path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    kept = {name: value for name, value in options.items() if name not in HERE}
+    config = kept | {"environment": environment()}
+    _write_config(path, config)
     return Run(path, config)
 
 
@@ -120,8 +127,13 @@ def with_data(run: Run, data: str | Sequence[str]) -> Run:
     if run.config.get("data", data) == data:
         return run
     config = {**run.config, "data": data}
-    write_text(run.path / CONFIG, yaml.safe_dump(config, sort_keys=False))
+    _write_config(run.path, config)
     return Run(run.path, config)
+
+
+def _write_config(path: Path, config: Mapping[str, Any]) -> None:
+    if processes.is_first():
+        write_text(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
 
 @contextmanager
@@ -158,6 +170,7 @@ def environment() -> dict[str, Any]:
         "command": f"{_program()} {shlex.join(sys.argv[1:])}".rstrip(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "device": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": processes.count(),
         "processor": f"{os.cpu_count()} x {platform.machine()}",
         "convolutions": ops.backend(),
         "compiled programs": getattr(jax.config, compilation.FOLDER) or "not kept",
@@ -249,6 +262,8 @@ def say_data(data: Data, console: Console) -> None:
 
 def write_skipped(folder: Path, data: Data, console: Console) -> None:
     """Names in `folder/skipped.txt` all that was left out, if anything was."""
+    if not processes.is_first():
+        return
     if data.skipped:
         write_text(folder / SKIPPED, "".join(f"{line}\n" for line in data.skipped))
         if len(data.skipped) > SHOWN:

@@ -28,6 +28,7 @@ from experiments.runs.folder import (
     with_data,
 )
 from experiments.runs.writer import one_writer
+from jaxvision import processes
 
 LONGEST = 100
 """Characters of a folder's name, the seed aside."""
@@ -153,16 +154,15 @@ def _run(
 ) -> Numbers | None:
     if len(cells) == 1:
         numbers = run_cell(cells[0], into)
-        if numbers is not None:
+        if numbers is not None and processes.is_first():
             write_results(into.path / RESULTS, numbers)
         return numbers
     found: list[Done] = []
     for index, cell in enumerate(cells, start=1):
         path = into.path / cell.name
-        numbers = _results(path / RESULTS, console=console)
-        if numbers is not None and data is not None and (path / CONFIG).is_file():
-            if open_run(path).config.get("data", data) != data:
-                numbers = None
+        numbers = processes.from_first(
+            lambda path=path: _results(path, data=data, console=console)
+        )
         if numbers is None:
             console.say(f"run {index} of {len(cells)}: {cell.name}", style="bold")
             one = _begun(cell, path)
@@ -170,32 +170,39 @@ def _run(
                 numbers = run_cell(cell, one)
                 if numbers is None:
                     return None
-                write_results(path / RESULTS, numbers)
+                if processes.is_first():
+                    write_results(path / RESULTS, numbers)
         by, number = told_by(vars(cell.config))
         found.append(Done(cell.variant, cell.name, cell.values, number, numbers, by))
     if data is not None:
         into = with_data(into, data)
-    compare(found, into, notes=notes, console=console)
+    processes.at_first(lambda: compare(found, into, notes=notes, console=console))
     return found[0].numbers
 
 
 def _begun(cell: Cell, path: Path) -> Run:
     """The cell's run, which may have been begun before."""
-    if (path / CONFIG).is_file():
+    if processes.from_first(lambda: (path / CONFIG).is_file()):
         return open_run(path)
-    path.mkdir(exist_ok=True)
+    if processes.is_first():
+        path.mkdir(exist_ok=True)
     return begin_run(path, to_dict(replace(cell.config, resume=None, config=None)))
 
 
-def _results(path: Path, *, console: Console) -> Numbers | None:
-    """The numbers of a complete run; None where it is still to be run."""
+def _results(folder: Path, *, data: str | None, console: Console) -> Numbers | None:
+    """The numbers of a complete run on `data`; None where it is still to be run."""
+    path = folder / RESULTS
     if not path.is_file():
         return None
     try:
-        return read_results(path)
+        numbers = read_results(path)
     except ValueError as error:
         console.say(f"WARNING: {error}: its run is completed anew", style="bold yellow")
         return None
+    if data is not None and (folder / CONFIG).is_file():
+        if open_run(folder).config.get("data", data) != data:
+            return None
+    return numbers
 
 
 def _safe(variant: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from experiments.command.options import RunError
+from jaxvision import processes
 from jaxvision.checkpoint import STAGING
 from jaxvision.holder import holder, sign
 
@@ -42,6 +43,9 @@ def one_writer(folder: Path) -> Iterator[None]:
     Raises:
       RunError: another process does; one line says which.
     """
+    if not processes.is_first():
+        yield
+        return
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()

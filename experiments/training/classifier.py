@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -16,7 +17,7 @@ from flax import nnx
 from converters.bundle import load_bundle, save_bundle
 from converters.to_torch import to_state_dict
 from experiments.command.console import Console
-from experiments.command.options import UsageError
+from experiments.command.options import UsageError, check_alike
 from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
@@ -39,7 +40,7 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, models, parallel, train
+from jaxvision import losses, models, parallel, processes, train
 from jaxvision.augment import mix_transform, photo_transform
 from jaxvision.calibration import fit_certainty
 from jaxvision.data import Dataset, Split, open_dataset
@@ -62,7 +63,7 @@ class ClassifierTraining(NamedTuple):
     def seeded(self, seed: int) -> "ClassifierTraining":
         """The same program with the chance of another seed."""
         plan = self.training.plan
-        key = jax.device_put(jax.random.key(seed), plan.key.sharding)
+        key = parallel.place(jax.random.key(seed), plan.key.sharding)
         plan = replace(plan, key=key, options={**plan.options, "seed": seed})
         training = self.training._replace(plan=plan)
         return self._replace(training=training)
@@ -118,11 +119,16 @@ def make_classifier(
     if is_trained_alone(start, trained, recipe):
         options["frozen weights"] = _digest_before_head(start)
         inputs = _before_last_layer(inputs, start, recipe, console=console)
-    place = partial(jax.device_put, device=parallel.replicated(make_mesh(recipe)))
+    place = partial(parallel.place, sharding=parallel.replicated(make_mesh(recipe)))
     val_images, val_labels = place((inputs.val, dataset.val.labels))
     forward = _make_forward(inputs, recipe)
+
+    def ask(params, stats):
+        params, stats = place((params, stats))
+        return forward(params, stats, val_images)
+
     # A new best epoch has been asked already when it is kept.
-    predict = _remembered(lambda params, stats: forward(params, stats, val_images))
+    predict = _remembered(ask)
 
     def evaluate(params, stats):
         logits = predict(params, stats)
@@ -132,13 +138,12 @@ def make_classifier(
         }
 
     classes = len(dataset.classes)
-    labels = place(dataset.train.labels)
     task = Task(
-        data={"image": inputs.train, "label": labels},
+        data={"image": inputs.train, "label": dataset.train.labels},
         fingerprint=_fingerprint(dataset.train, dataset.classes),
         judged=_fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
-        loss_fn=_loss(recipe, labels, num_classes=classes),
+        loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=("loss", "accuracy"),
         evaluate=evaluate,
         keep=_keeper(start.name, dataset, preprocessing, predict),
@@ -203,6 +208,10 @@ def _keeper(
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
         table = softmax(predict(params, stats)).astype(np.float32)
+        certainty = fit_certainty(dataset.val.labels, table)
+        if not processes.is_first():
+            return
+        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             name,
@@ -210,7 +219,7 @@ def _keeper(
             stats,
             classes=dataset.classes,
             preprocessing=preprocessing,
-            certainty=fit_certainty(dataset.val.labels, table),
+            certainty=certainty,
         )
 
     return keep
@@ -223,10 +232,10 @@ def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
     return [mix_transform(recipe.mix, alpha=alpha, num_classes=num_classes)]
 
 
-def _loss(recipe: ClassifierRecipe, labels: Array, *, num_classes: int) -> LossFn:
+def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> LossFn:
     weights = None
     if recipe.class_weights == "balanced":
-        weights = losses.balanced_weights(labels, num_classes=num_classes)
+        weights = losses.balanced_weights(jnp.asarray(labels), num_classes=num_classes)
     return losses.classification(
         class_weights=weights, label_smoothing=recipe.label_smoothing
     )
@@ -243,7 +252,7 @@ def open_data(
 ) -> Dataset:
     """The data set `spec`, with progress; its split does not hang on the seed.
 
-    What was taken as what, and left out, is said.
+    What was taken as what, and left out, is said; all processes have the same.
 
     Args:
       spec: as for `open_dataset`.
@@ -272,6 +281,13 @@ def open_data(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     say_data(dataset, console)
+    if processes.count() > 1:
+        check_alike(
+            {
+                "training photos": _fingerprint(dataset.train, dataset.classes),
+                "validation photos": _fingerprint(dataset.val, dataset.classes),
+            }
+        )
     return dataset
 
 
@@ -320,14 +336,16 @@ def run(
             f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
             f"epoch that it is of had {said:.2%} when it ended: it is not that model"
         )
-    numbers = write_outputs(
-        into.path,
-        about._replace(history=history, notes=notes),
-        dataset,
-        evaluation,
-        bundle,
-        kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
-        console=console,
+    numbers = processes.from_first(
+        lambda: write_outputs(
+            into.path,
+            about._replace(history=history, notes=notes),
+            dataset,
+            evaluation,
+            bundle,
+            kept="last epoch" if plan.judged_by == "epoch" else "best epoch",
+            console=console,
+        )
     )
     cost = multiply_adds(bundle.name, size=size, num_classes=len(classes))
     return numbers | {

@@ -18,7 +18,7 @@ from converters.from_torch import ConversionError, convert
 from converters.to_torch import to_state_dict
 from experiments.command import limits
 from experiments.command.limits import at_least, limited
-from experiments.command.options import UsageError
+from experiments.command.options import UsageError, check_alike
 from experiments.inference.enlarger import MOST_DB
 from experiments.training.perceptual import absolute, make_loss, squared
 from experiments.training.recipe import Recipe
@@ -30,7 +30,7 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import image_metrics, models, parallel, train
+from jaxvision import image_metrics, models, parallel, processes, train
 from jaxvision.data.pairs import pair_transform
 from jaxvision.data.pieces import Pieces, centre_square
 from jaxvision.functional import functionalize
@@ -99,8 +99,11 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
+    fingerprint = _fingerprint(photos.sizes, photos.images)
+    judged = _fingerprint(*(photo.image for photo in photos.val))
+    check_alike({"training photos": fingerprint, "photos to judge by": judged})
     mesh = make_mesh(recipe)
-    place = partial(jax.device_put, device=parallel.replicated(mesh))
+    place = partial(parallel.place, sharding=parallel.replicated(mesh))
     error, _, features = recipe.loss.partition("+")
     used = perceptual if features else None
     model = start.model
@@ -125,6 +128,9 @@ def make_enlarger_training(
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        if not processes.is_first():
+            return
+        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             start.name,
@@ -136,8 +142,8 @@ def make_enlarger_training(
 
     task = Task(
         data={"image": photos.images, "size": photos.sizes},
-        fingerprint=_fingerprint(photos.sizes, photos.images),
-        judged=_fingerprint(*(photo.image for photo in photos.val)),
+        fingerprint=fingerprint,
+        judged=judged,
         transforms=[pairs],
         loss_fn=make_loss(ERRORS[error], used, weight=recipe.perceptual_weight),
         metrics=("loss",),

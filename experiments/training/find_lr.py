@@ -12,6 +12,7 @@ from experiments.command.options import RunError
 from experiments.pages.lr_curve import lr_curve
 from experiments.runs.folder import write_rows
 from experiments.training.training import Training
+from jaxvision import processes
 
 STEPS = 100
 SMALLEST, LARGEST = 1e-6, 1.0
@@ -91,8 +92,9 @@ def find_lr(
         np.array([row["learning_rate"] for row in rows]),
         np.array([row["loss"] for row in rows]),
     )
-    write_rows(folder / "lr.csv", rows)
-    lr_curve(rows, suggested, folder / "lr.png")
+    if processes.is_first():
+        write_rows(folder / "lr.csv", rows)
+        lr_curve(rows, suggested, folder / "lr.png")
     if suggested is None:
         console.say(
             "no learning rate to suggest: over so few steps the loss falls by no more "

@@ -20,7 +20,7 @@ from experiments.training.training import (
     layers_of,
     make_mesh,
 )
-from jaxvision import models, train
+from jaxvision import models, parallel, train
 from jaxvision.data import Progress
 from jaxvision.functional import has_prefix, modules, replace_arrays
 from jaxvision.linear_probe import split_head, trains_head_alone
@@ -72,11 +72,15 @@ def split_last(
         mesh=make_mesh(recipe),
     )
 
+    params, stats = parallel.place(
+        (trained.params, trained.stats), parallel.replicated(make_mesh(recipe))
+    )
+
     def see(images: Array, progress: Progress) -> Array:
         found = []
         for begin in range(0, len(images), recipe.batch_size):
             batch = images[begin : begin + recipe.batch_size]
-            found.append(step(trained.params, trained.stats, batch))
+            found.append(step(params, stats, batch))
             progress(min(begin + recipe.batch_size, len(images)), len(images))
         return jnp.concatenate(found)
 

@@ -12,7 +12,7 @@ from experiments.command.signals import Stop
 from experiments.runs.folder import cannot_save, saved_in, write_rows
 from experiments.training import saved
 from experiments.training.plan import History, Place, Plan
-from jaxvision import checkpoint, precision
+from jaxvision import checkpoint, precision, processes
 from jaxvision.train import TrainState
 
 STRETCH_SECONDS = 5.0
@@ -44,10 +44,11 @@ def fit(
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
     with saved_in(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            folder.mkdir(parents=True, exist_ok=True)
         saved.mend_model(at, plan, folder, console)
         if at.history:  # a table that was cut, or that is of an epoch which is lost
-            write_rows(folder / "metrics.csv", at.history)
+            _write_history(at, folder)
         if not plan.is_done(at.history):
             saved.check_room(at, plan, folder)
             try:
@@ -65,7 +66,7 @@ def _train(
     last = at.epoch, at.start
     with saved.open_saver(folder) as saver, console.progress("compiling") as show:
         _compile(at, plan, console, show)
-        while not plan.is_done(at.history) and not stop:
+        while not plan.is_done(at.history) and not stop.look():
             try:
                 means = _run_epoch(at, plan, show, stop)
             except _DivergedError as error:
@@ -81,7 +82,7 @@ def _train(
             console.say(line)
             if plan.is_done(at.history) and at.epoch < plan.epochs:
                 console.say(f"no better epoch in {plan.patience}: the training ends")
-        if stop and last != (at.epoch, at.start):
+        if stop.agreed and last != (at.epoch, at.start):
             saved.save(saver, at, plan)
 
 
@@ -114,7 +115,7 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
     """
     order = plan.order(at.epoch)
     stretch, means = 1, {}
-    while at.start < plan.steps and not stop:
+    while at.start < plan.steps and not stop.look():
         end = min(plan.steps, at.start + stretch)
         begun = time.perf_counter()
         at.state, at.sums = plan.run_steps(
@@ -126,7 +127,9 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
         took = time.perf_counter() - begun
         at.seconds += took
         pace = (end - at.start) / took
-        stretch = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
+        longer = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
+        # The clocks of several processes differ, and their steps may not.
+        stretch = processes.from_first(lambda longer=longer: longer)
         at.start = end
         show(
             plan.title(at.epoch),
@@ -156,14 +159,21 @@ def _end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> 
         "images_per_second": plan.images / at.seconds,
         "seconds": at.seconds,
     }
+    # One history for all: whether an epoch is the best is decided by it.
+    row = processes.from_first(lambda: row)
     best = max((r[plan.judged_by] for r in at.history), default=-math.inf)
     if row[plan.judged_by] > best:
         saved.keep_model(at, plan, folder)
     at.history.append(row)
-    write_rows(folder / "metrics.csv", at.history)
+    _write_history(at, folder)
     at.epoch, at.start, at.seconds = at.epoch + 1, 0, 0.0
     at.sums = plan.no_sums()
     return _line(title, row)
+
+
+def _write_history(at: Place, folder: Path) -> None:
+    if processes.is_first():
+        write_rows(folder / "metrics.csv", at.history)
 
 
 def _others(means: dict[str, float]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxvision import parallel
 from jaxvision.train import TrainState
 
 History = list[dict[str, float]]
@@ -82,7 +83,7 @@ class Plan:
     def no_sums(self) -> dict[str, jax.Array]:
         """The sums of the metrics before an epoch's first step."""
         zeros = {name: np.zeros((), np.float32) for name in self.metrics}
-        return jax.device_put(zeros, self.data["image"].sharding)
+        return parallel.place(zeros, self.data["image"].sharding)
 
 
 @dataclass

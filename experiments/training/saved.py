@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 from experiments.command.console import Console
-from experiments.command.options import RunError, UsageError
+from experiments.command.options import RunError, UsageError, check_alike
 from experiments.inference.classifier import MODEL
 from experiments.training.plan import FREE, Place, Plan
-from jaxvision import checkpoint
+from jaxvision import checkpoint, processes
 from jaxvision.files import regular_file
 from jaxvision.train import evaluated
 
@@ -37,6 +37,8 @@ def check_room(at: Place, plan: Plan, folder: Path) -> None:
     Raises:
       RunError: there is none.
     """
+    if not processes.is_first():
+        return
     state = sum(leaf.nbytes for leaf in jax.tree.leaves(at.state))
     model = sum(leaf.nbytes for leaf in jax.tree.leaves(evaluated(at.state)))
     # Two of the newest, the best, and the one that is being written.
@@ -89,6 +91,7 @@ def restored(at: Place, plan: Plan, folder: Path, console: Console) -> Place:
       UsageError: the checkpoint is of other data or options.
     """
     found = checkpoint.restore(folder / "checkpoints", _abstract(at))
+    check_alike({"checkpoint": str(found and found.step)})
     if found is None:
         return at
     for fault in found.skipped:
@@ -159,7 +162,7 @@ def _flat(options: Mapping[str, Any]) -> dict[str, Any]:
 def keep_model(at: Place, plan: Plan, folder: Path) -> None:
     """Writes the model of `at`, which is the best epoch so far."""
     plan.keep_best(at.state, folder)
-    at.model = _digest(folder / MODEL)
+    at.model = processes.from_first(lambda: _digest(folder / MODEL))
 
 
 def mend_model(at: Place, plan: Plan, folder: Path, console: Console) -> None:
@@ -169,20 +172,23 @@ def mend_model(at: Place, plan: Plan, folder: Path, console: Console) -> None:
       RunError: no checkpoint holds that epoch's weights.
     """
     file = folder / MODEL
-    found = _digest(file)
-    if not at.history or found == at.model or (found and at.model == ""):
-        return
-    best = plan.best(at.history)
-    fault = f"{file} {'is not the file that was written' if found else 'is missing'}"
-    step = checkpoint.restore(folder / "checkpoints", _abstract(at), best=BEST)
-    if step is None or step.metadata["epoch"] != best:
-        raise RunError(
-            f"{fault}, and no checkpoint holds the weights of epoch {best}, the best: "
-            "put the file back, or start a new run"
+    found, left = processes.from_first(lambda: [_digest(file), at.model])
+    if at.history and found != left and not (found and left == ""):
+        best = plan.best(at.history)
+        fault = (
+            f"{file} {'is not the file that was written' if found else 'is missing'}"
         )
-    plan.keep_best(step.tree["state"], folder)
-    at.model = _digest(file)
-    console.say(f"{fault}: written anew, from the checkpoint of epoch {best}")
+        step = checkpoint.restore(folder / "checkpoints", _abstract(at), best=BEST)
+        if step is None or step.metadata["epoch"] != best:
+            raise RunError(
+                f"{fault}, and no checkpoint holds the weights of epoch {best}, the "
+                "best: put the file back, or start a new run"
+            )
+        plan.keep_best(step.tree["state"], folder)
+        at.model = processes.from_first(lambda: _digest(file))
+        console.say(f"{fault}: written anew, from the checkpoint of epoch {best}")
+    # A network's file system may show another process an older file.
+    check_alike({"model": str(at.history and _digest(file))})
 
 
 def _abstract(at: Place) -> Any:

@@ -72,7 +72,8 @@ class Task:
       loss_fn: `loss_fn(out, batch) -> (loss, metrics)`.
       metrics: the names of these; `loss` among them.
       evaluate: the validation numbers, `val_...`, of `(params, stats)`.
-      keep: writes `(params, stats)` as the best model of a run's folder.
+      keep: writes `(params, stats)` as the best model of a run's folder; all processes
+        call it, the first one writes.
       judged_by: the column whose largest value marks the epoch to keep; `epoch`, the
         last.
       repeat: how often an epoch shows each image.
@@ -121,7 +122,7 @@ def make_training(
       UsageError: the batch does not fit the devices, the data or the model.
     """
     mesh = make_mesh(recipe)
-    place = partial(jax.device_put, device=parallel.replicated(mesh))
+    place = partial(parallel.place, sharding=parallel.replicated(mesh))
     frozen, ema = trained.frozen, recipe.ema
     steps = task.repeat * len(task.data["image"]) // recipe.batch_size
     schedule = schedule or optim.make_schedule(

@@ -1,0 +1,83 @@
+"""One of several processes that trains in float64, a step at a time; see processes.py.
+
+python -m tests.process_worker DATA OUT cifar10|transfer...
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from experiments import cifar10
+from experiments.command.console import Console, complain
+from experiments.training.backbones import build, choose_weights
+from experiments.training.classifier import make_classifier, open_data
+from experiments.training.plan import Plan
+from experiments.training.recipe import ClassifierRecipe
+from jaxvision import parallel, processes
+from jaxvision.optim import Optim
+
+STEPS = 20
+SIZE = 32
+
+
+def _sums(plan):
+    zeros = {name: np.zeros(()) for name in plan.metrics}
+    return parallel.place(zeros, plan.data["image"].sharding)
+
+
+def losses_of(program, data, console):
+    """The loss of each step, and the validation numbers after the last."""
+    dataset = open_data(data, cifar10.CIFAR10, train_size=SIZE, console=console)
+    if program == "cifar10":
+        start = cifar10.build("cnn", dataset, dropout=None, seed=0)
+    else:
+        start = build(
+            "resnet18",
+            choose_weights("resnet18", "random", console=console),
+            num_classes=len(dataset.classes),
+            size=SIZE,
+            seed=0,
+        )
+    double = jax.tree.map(lambda x: x.astype(np.float64), _arrays(start.model))
+    nnx.update(start.model, double)
+    recipe = ClassifierRecipe(
+        batch_size=16,
+        optim=Optim(lr=1e-4),  # larger, and rounding grows a hundredfold a step
+        augment="crop_flip",
+        ema=0.9,
+        dtype="float64",
+    )
+    training = make_classifier(dataset, start, recipe, console=console).training
+    plan, state = training.plan, training.start(start.model)
+    losses = []
+    for step in range(STEPS):
+        epoch, index = divmod(step, plan.steps)
+        order = plan.order(epoch)
+        state, sums = plan.run_steps(
+            state, plan.no_sums(), plan.data, order, index, index + 1, plan.key
+        )
+        losses.append(float(sums["loss"]))
+    return losses + [plan.evaluate(state)[name] for name in ("val_loss",)]
+
+
+def _arrays(model):
+    return nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+
+
+def main():
+    data, out, *programs = sys.argv[1:]
+    jax.config.update("jax_enable_x64", True)
+    Plan.no_sums = _sums
+    processes.start(heartbeat=100, say=complain)
+    found = {name: losses_of(name, data, Console()) for name in programs}
+    if processes.is_first():
+        Path(out).write_text(json.dumps(found))
+    processes.finish()
+
+
+if __name__ == "__main__":
+    main()
