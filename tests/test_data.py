@@ -223,7 +223,10 @@ def test_class_of_unreadable_files_is_an_error(tmp_path, layout):
     "spec, message",
     [
         ("", "data '': no such folder; it may be 'demo', .*, a folder .* or a .npz"),
-        ("/no/where", "data '/no/where': no such folder; it may be 'demo', .*, a folder"),
+        (
+            "/no/where",
+            "data '/no/where': no such folder; it may be 'demo', .*, a folder",
+        ),
         ("cifar", "data 'cifar': no such folder; it may be 'demo', .*, a folder"),
         ("/no/where.npz", "/no/where.npz: no such file"),
         (__file__, "test_data.py' is a file; it may be 'demo', .*, a folder"),
