@@ -277,7 +277,10 @@ ours = uploaded()
 if ours:
     size = bundle.preprocessing
     crops, bad = read_crops(
-        [file_photo(path) for path in ours], resize=size.resize, crop=size.crop
+        [file_photo(path) for path in ours],
+        resize=size.resize,
+        crop=size.crop,
+        fit=size.fit,
     )
     for index, why in bad.items():
         print(f"{ours[index]}: {why}")
