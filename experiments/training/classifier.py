@@ -122,13 +122,8 @@ def make_classifier(
     place = partial(parallel.place, sharding=parallel.replicated(make_mesh(recipe)))
     val_images, val_labels = place((inputs.val, dataset.val.labels))
     forward = _make_forward(inputs, recipe)
-
-    def ask(params, stats):
-        params, stats = place((params, stats))
-        return forward(params, stats, val_images)
-
     # A new best epoch has been asked already when it is kept.
-    predict = _remembered(ask)
+    predict = _remembered(lambda params, stats: forward(params, stats, val_images))
 
     def evaluate(params, stats):
         logits = predict(params, stats)
@@ -180,12 +175,19 @@ def _before_last_layer(
 def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Array]:
     """`forward(params, stats, images) -> logits`, asked twice where the recipe says."""
     apply = inputs.trained.apply
-    return train.make_eval_step(
+    mesh = make_mesh(recipe)
+    step = train.make_eval_step(
         mirrored(apply) if recipe.tta == "mirror" else apply,
         inputs.transforms,
         batch_size=recipe.batch_size,
-        mesh=make_mesh(recipe),
+        mesh=mesh,
     )
+
+    def forward(params: Tree, stats: Tree, images: Array) -> Array:
+        params, stats = parallel.place((params, stats), parallel.replicated(mesh))
+        return step(params, stats, images)
+
+    return forward
 
 
 def _remembered(predict: Predict) -> Predict:

@@ -99,9 +99,7 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
-    fingerprint = _fingerprint(photos.sizes, photos.images)
-    judged = _fingerprint(*(photo.image for photo in photos.val))
-    check_alike({"training photos": fingerprint, "photos to judge by": judged})
+    fingerprint, judged = _fingerprints(photos)
     mesh = make_mesh(recipe)
     place = partial(parallel.place, sharding=parallel.replicated(mesh))
     error, _, features = recipe.loss.partition("+")
@@ -254,6 +252,14 @@ def _features(perceptual: Perceptual | None) -> dict[str, list[str]]:
     if perceptual is None:
         return {}
     return {"perceptual_layers": [name for name, _ in perceptual.layers]}
+
+
+def _fingerprints(photos: Pieces) -> tuple[str, str]:
+    """Digests of what is trained on and judged by, the same in all processes."""
+    ours = _fingerprint(photos.sizes, photos.images)
+    judged = _fingerprint(*(photo.image for photo in photos.val))
+    check_alike({"training photos": ours, "photos to judge by": judged})
+    return ours, judged
 
 
 def _fingerprint(*arrays: np.ndarray) -> str:
