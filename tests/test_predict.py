@@ -64,7 +64,7 @@ def test_predictions_are_those_of_the_run(run, tmp_path, capsys, monkeypatch):
         Config(run=run.folder, images=(run.photos / "val",), csv=target, top=2)
     )
     said = read_predictions(run.folder / "predictions.csv")
-    certainty = predict.open_model(run.folder).certainty
+    certainty = open_model(run.folder).certainty
     assert certainty == fit_certainty(said.labels, said.probabilities)
     theirs = tempered(said, certainty.temperature)
     assert numbers == {"predicted": len(theirs.paths), "unreadable": 0}
@@ -142,7 +142,7 @@ def test_explain_writes_the_photo_beside_what_grad_cam_finds(small, tmp_path):
 
 def test_what_the_model_is_too_unsure_of_is_said_so(small, tmp_path, capsys):
     photos = [save(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
-    bundle = predict.open_model(small)
+    bundle = open_model(small)
     crops = np.stack([eval_image(Image.open(p), resize=36, crop=32) for p in photos])
     apply, params, stats = functionalize(bundle.model)
     logits, _ = apply(params, stats, normalize(to_float(crops)))

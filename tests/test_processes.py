@@ -49,6 +49,7 @@ def check_same_losses(layout, npz, folder, *programs):
         np.testing.assert_allclose(many[program], alone[program], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(npz, tmp_path):
     check_same_losses((2, 1), npz, tmp_path, "cifar10")
 

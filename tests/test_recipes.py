@@ -75,6 +75,7 @@ def test_last_layer_is_trained_before_all_others(config, capsys):
     assert np.abs(ours["fc.weight"] - theirs["fc.weight"]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_frozen_backbone_is_computed_once_and_gives_the_same_run(config, monkeypatch):
     frozen = replace(config, freeze=("backbone",), epochs=3)
     quick = transfer.main(frozen)
@@ -92,6 +93,7 @@ def test_frozen_backbone_is_computed_once_and_gives_the_same_run(config, monkeyp
     assert quick["val_accuracy"] == slow["val_accuracy"]
 
 
+@pytest.mark.slow
 def test_mirrored_answers_are_kept_and_predicted_again(config, photos):
     recipe = {"tta": "mirror", "mix": "mixup", "ema": 0.9, "accumulate": 2}
     transfer.main(replace(config, **recipe, augment=("full",)))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.training.perceptual import make_loss
+from experiments.training.perceptual import make_loss, squared
 from jaxvision import losses, train
 from jaxvision.augment import MIXES, mix_transform
 
@@ -96,5 +96,5 @@ class Features:
 @pytest.mark.parametrize("perceptual", [None, Features()], ids=["mse", "perceptual"])
 def test_enlarging_has_the_whole_batchs_means_too(perceptual):
     target = jnp.asarray(RNG.standard_normal((SIZE, 1, 1, CLASSES)), jnp.float32)
-    loss_fn = make_loss(perceptual, weight=0.1)
+    loss_fn = make_loss(squared, perceptual, weight=0.1)
     check(enlarge, loss_fn, {"image": IMAGES, "target": target})
