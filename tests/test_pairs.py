@@ -248,7 +248,7 @@ WRONG = [
     ("one", "one photo only in .*/one: two are needed, one to train on"),
     ("bare", "no images in .*/bare/val: add some .*or remove the folder"),
     ("/no/such/folder", "no such folder; it may be 'demo'"),
-    ("empty", "none of the 0 photos to train on"),
+    ("empty", "there are no photos to train on .*: give a folder of images"),
     ("small", "none of the 4 photos to train on .*20 x 40 pixels.*smaller crop"),
 ]
 

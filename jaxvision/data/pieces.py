@@ -211,6 +211,8 @@ def _read(
     """What `use` makes of the photographs, and a line for each that is left out."""
     good, bad = read(photos, use, tick=tick, guesses=guesses)
     skipped = [f"{photos[index].name}: {why}" for index, why in bad.items()]
+    if not photos:
+        raise ValueError(f"there are no photos {purpose}: give a folder of images")
     if not good:
         first = f" ({skipped[0]})" if skipped else ""
         raise ValueError(
