@@ -203,7 +203,10 @@ def _open_onnx(file: Path, about: About) -> Predict:
     (entry,) = session.get_inputs()
 
     def predict(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        rows = [session.run(None, {entry.name: image[None]})[0] for image in images]
+        rows = [
+            np.asarray(session.run(None, {entry.name: image[None]})[0], np.float64)
+            for image in images
+        ]
         return np.concatenate([np.zeros((0, len(about.classes))), *rows])
 
     return predict
