@@ -23,24 +23,15 @@ from jaxvision import losses, models, train
 from jaxvision.functional import functionalize, modules
 from jaxvision.models import cifar
 from jaxvision.optim import Optim
+from tests.colours import write_colours
 from tests.runs import rows_of
 
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    """Noise whose colour is its class: 96 to train, 30 to judge."""
-    rng = np.random.default_rng(0)
-
-    def images(count):
-        labels = np.arange(count) % 3
-        pixels = rng.integers(0, 100, (count, 32, 32, 3))
-        pixels[np.arange(count), ..., labels] += 100
-        return pixels.astype(np.uint8), labels
-
+    """96 images to train on, 30 to judge by."""
     path = tmp_path_factory.mktemp("data") / "colours.npz"
-    (x_train, y_train), (x_test, y_test) = images(96), images(30)
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-    return path
+    return write_colours(path, train=96, val=30)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxvision import checkpoint, processes
+from tests.colours import write_colours
 from tests.processes import ended, said, started
 from tests.runs import check_same_run, metrics_of
 
@@ -18,19 +19,9 @@ LAYOUTS = [(1, 2), (1, 8), (2, 1), (2, 4)]
 
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory):
-    """Noise whose colour is its class: 160 to train, 30 to judge, no multiple of 16."""
-    rng = np.random.default_rng(0)
-
-    def images(count):
-        labels = np.arange(count) % 3
-        pixels = rng.integers(0, 100, (count, 32, 32, 3))
-        pixels[np.arange(count), ..., labels] += 100
-        return pixels.astype(np.uint8), labels
-
+    """160 to train, 30 to judge, no multiple of 16."""
     path = tmp_path_factory.mktemp("data") / "colours.npz"
-    (x_train, y_train), (x_test, y_test) = images(160), images(30)
-    np.savez(path, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-    return path
+    return write_colours(path, train=160, val=30)
 
 
 def losses(layout, npz, folder, *programs):
