@@ -68,11 +68,9 @@ BATCH = 128  # @param {type: "integer"}
 # %%
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from experiments import cifar10
 from experiments.command.console import Console
-from experiments.pages.canvas import png
+from experiments.runs.notebook import offer, show, uploaded
 from experiments.training.classifier import open_data
 
 OUTPUT = Path("runs")
@@ -81,23 +79,10 @@ dataset = open_data(DATA, cifar10.CIFAR10, train_size=32, console=console)
 print(f"{len(dataset.train):,} images to learn from, {len(dataset.val):,} to judge by")
 
 
-def show(images: np.ndarray, titles=(), columns: int = 10) -> Image:
-    """Small images in a grid."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.1 * columns, 1.3 * rows), layout="constrained")
-    for index, image in enumerate(images):
-        axis = figure.add_subplot(rows, columns, index + 1)
-        axis.imshow(np.clip(image, 0, 1), interpolation="nearest")
-        axis.axis("off")
-        if index < len(titles):
-            axis.set_title(titles[index], fontsize=8, parse_math=False)
-    return Image(png(figure, dpi=90))
-
-
 firsts = [
     int(np.argmax(dataset.train.labels == n)) for n in range(len(dataset.classes))
 ]
-show(dataset.train.images[firsts] / 255, dataset.classes)
+show(dataset.train.images[firsts] / 255, dataset.classes, columns=10, side=1.1)
 
 # %% [markdown]
 # ## By hand: a step, an epoch
@@ -149,7 +134,7 @@ print(f"{start.name} after two epochs: {right:.1%} of the validation images")
 # execution* stops between two steps with all saved.
 
 # %%
-from experiments.runs.live import live_curves
+from experiments.runs.notebook import live_curves
 from jaxvision.optim import Optim
 
 config = cifar10.Config(
@@ -187,7 +172,7 @@ titles = [
     f"{bundle.classes[labels[n]]}\nnot {bundle.classes[probabilities[n].argmax()]}"
     for n in surest
 ]
-show(dataset.val.images[surest] / 255, titles)
+show(dataset.val.images[surest] / 255, titles, columns=10, side=1.1)
 
 # %% [markdown]
 # ## An image of your own
@@ -198,12 +183,7 @@ show(dataset.val.images[surest] / 255, titles)
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.squares import read_crops
 
-try:
-    from google.colab import files
-
-    ours = [Path(name) for name in files.upload()]
-except ImportError:
-    ours = []
+ours = uploaded()
 if ours:
     crops, bad = read_crops([file_photo(path) for path in ours], resize=32, crop=32)
     for index, why in bad.items():
@@ -212,7 +192,7 @@ else:
     crops = dataset.val.images[:5]
 answers = make_predict(bundle)(crops)
 titles = [f"{bundle.classes[row.argmax()]}, {row.max():.0%}" for row in answers]
-show(crops / 255, titles)
+show(crops / 255, titles, columns=10, side=1.1)
 
 # %% [markdown]
 # ## Take it with you
@@ -221,8 +201,4 @@ show(crops / 255, titles)
 # `python -m experiments.predict model.safetensors IMAGES`.
 
 # %%
-try:
-    files.download(str(BEST / "model.safetensors"))
-    files.download(str(BEST / "report.html"))
-except NameError:
-    print(f"the files are in {BEST}")
+offer(BEST / "model.safetensors", BEST / "report.html")

@@ -70,9 +70,7 @@ REPEAT = 64  # @param {type: "integer"}
 # %%
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from experiments.pages.canvas import png
+from experiments.runs.notebook import offer, show, uploaded
 from jaxvision.data.pairs import pair_transform
 from jaxvision.data.pieces import open_photos
 
@@ -82,25 +80,17 @@ photos = open_photos(DATA, crop_size=CROP, scale=SCALE, val_count=50)
 print(f"{photos.count} photos to learn from, {len(photos.val)} to judge by")
 
 
-def show(images, titles=(), columns: int = 4, side: float = 2.6) -> Image:
-    """Photos in a grid, their pixels as they are."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(side * columns, 1.08 * side * rows), layout="constrained")
-    for index, image in enumerate(images):
-        axis = figure.add_subplot(rows, columns, index + 1)
-        axis.imshow(np.clip(image, 0, 1), interpolation="nearest")
-        axis.axis("off")
-        if index < len(titles):
-            axis.set_title(titles[index], fontsize=9, parse_math=False)
-    return Image(png(figure, dpi=90))
-
-
 transform = pair_transform(crop_size=CROP, jitter=0.0, scale=SCALE, enlarged=False)
 chosen = np.linspace(0, len(photos.images) - 1, 4).astype(int)
 batch = {"image": photos.images[chosen], "size": photos.sizes[chosen]}
 pairs = transform(jax.random.key(0), jax.tree.map(jnp.asarray, batch))
 small, large = pairs["image"], pairs["target"]
-show([*small, *large], [f"{image.shape[0]} px" for image in (*small, *large)])
+show(
+    [*small, *large],
+    [f"{image.shape[0]} px" for image in (*small, *large)],
+    columns=4,
+    side=2.6,
+)
 
 # %% [markdown]
 # ## Train
@@ -110,7 +100,7 @@ show([*small, *large], [f"{image.shape[0]} px" for image in (*small, *large)])
 
 # %%
 from experiments import superres
-from experiments.runs.live import live_curves
+from experiments.runs.notebook import live_curves
 
 config = superres.Config(
     data=(DATA,),
@@ -187,12 +177,7 @@ from PIL import Image as Picture
 
 from experiments import upscale
 
-try:
-    from google.colab import files
-
-    ours = [Path(name) for name in files.upload()]
-except ImportError:
-    ours = []
+ours = uploaded()
 if not ours:
     ours = [Path("example.png")]
     Picture.fromarray(photos.val[0].image[:128, :128]).save(ours[0])
@@ -213,9 +198,4 @@ show([one[:512, :512] for one in pictures], ["bicubic", MODEL], columns=2, side=
 # `--model` it takes the network that comes with jaxvision, which was trained for longer.
 
 # %%
-try:
-    files.download(str(RUN / "model.safetensors"))
-    for path in enlarged:
-        files.download(str(path))
-except NameError:
-    print(f"the files are in {RUN} and enlarged/")
+offer(RUN / "model.safetensors", *enlarged)

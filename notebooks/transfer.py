@@ -76,16 +76,9 @@ EPOCHS = 6  # @param {type: "integer"}
 BATCH = 32  # @param {type: "integer"}
 
 # %%
+from experiments.runs.notebook import offer, show, uploaded
+
 OUTPUT = Path("runs")
-
-
-def uploaded() -> list[Path]:
-    """Files that a person chooses; outside Colab there is nobody to ask."""
-    try:
-        from google.colab import files
-    except ImportError:
-        return []
-    return [Path(name) for name in files.upload()]
 
 
 DATA = SOURCE
@@ -112,10 +105,7 @@ elif SOURCE == "drive":
 # `(key, batch) -> batch`. Here the same six photos come three times.
 
 # %%
-from matplotlib.figure import Figure
-
 from experiments.command.console import Console
-from experiments.pages.canvas import png
 from experiments.training.backbones import choose_weights, common_weights, scaled
 from experiments.training.classifier import open_data
 from jaxvision import models
@@ -135,26 +125,13 @@ print(f"{len(dataset.train)} photos to learn from, {len(dataset.val)} to judge b
 print(", ".join(dataset.classes))
 
 
-def show(images: np.ndarray, titles=(), columns: int = 6) -> Image:
-    """Photos in a grid."""
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.7 * columns, 1.9 * rows), layout="constrained")
-    for index, image in enumerate(images):
-        axis = figure.add_subplot(rows, columns, index + 1)
-        axis.imshow(np.clip(image, 0, 1))
-        axis.axis("off")
-        if index < len(titles):
-            axis.set_title(titles[index], fontsize=8, parse_math=False)
-    return Image(png(figure, dpi=90))
-
-
 transform = photo_transform("full", preprocessing)
 chosen = np.linspace(0, len(dataset.train) - 1, 6).astype(int)
 batch = {"image": jnp.asarray(dataset.train.images[chosen])}
 seen = [transform(jax.random.key(number), batch)["image"] for number in range(3)]
 mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
 titles = [dataset.classes[dataset.train.labels[index]] for index in chosen]
-show(np.concatenate(seen) * std + mean, titles)
+show(np.concatenate(seen) * std + mean, titles, columns=6, side=1.7)
 
 # %% [markdown]
 # ## Train
@@ -165,7 +142,7 @@ show(np.concatenate(seen) * std + mean, titles)
 
 # %%
 from experiments import transfer
-from experiments.runs.live import live_curves
+from experiments.runs.notebook import live_curves
 from jaxvision.optim import Optim
 
 config = transfer.Config(
@@ -217,7 +194,7 @@ def explained(crops: np.ndarray, labels=None) -> Image:
         true = "" if labels is None else f"{bundle.classes[labels[index]]}, not "
         answer = bundle.classes[answers[index]]
         titles += [f"{true}{answer}, {probabilities[index].max():.0%}", ""]
-    return show(pictures, titles)
+    return show(pictures, titles, columns=6, side=1.7)
 
 
 probabilities = predict(dataset.val.images)
@@ -300,10 +277,4 @@ from converters.to_torch import torch_call
 
 print(f"model = {torch_call(bundle.name, num_classes=len(bundle.classes))}")
 print('model.load_state_dict(safetensors.torch.load_file("model.safetensors"))')
-try:
-    from google.colab import files
-
-    files.download(str(RUN / "model.safetensors"))
-    files.download(str(RUN / "report.html"))
-except ImportError:
-    print(f"the files are in {RUN}")
+offer(RUN / "model.safetensors", RUN / "report.html")

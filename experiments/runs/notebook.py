@@ -1,10 +1,13 @@
-"""The curves of a run in a notebook, drawn anew after each epoch."""
+"""What the notebooks share: curves that grow, photos in a grid, files in and out."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
 
 from experiments.pages.canvas import png
 from experiments.pages.history import History
@@ -60,3 +63,52 @@ def _tables(output: Path) -> list[Path]:
     """The tables of the runs below, the one that grew last at the end."""
     found = output.glob("*/*/**/metrics.csv")
     return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def show(
+    images: Sequence[np.ndarray] | np.ndarray,
+    titles: Sequence[str],
+    *,
+    columns: int,
+    side: float,
+) -> Any:
+    """Images in a grid, each pixel a square, as a picture for a notebook.
+
+    Args:
+      images: `(h, w, 3)` each; values outside [0, 1] are cut off.
+      titles: of the first of them.
+      columns: images a row.
+      side: inches an image takes.
+    """
+    from IPython.display import Image
+
+    rows = -(-len(images) // columns)
+    size = (side * columns, 1.12 * side * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    for index, image in enumerate(images):
+        axis = figure.add_subplot(rows, columns, index + 1)
+        axis.imshow(np.clip(image, 0, 1), interpolation="nearest")
+        axis.axis("off")
+        if index < len(titles):
+            axis.set_title(titles[index], fontsize=8, parse_math=False)
+    return Image(data=png(figure, dpi=90))
+
+
+def uploaded() -> list[Path]:
+    """Files that a person chooses in a dialogue; outside Colab nobody is asked."""
+    try:
+        from google.colab import files  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return []
+    return [Path(name) for name in files.upload()]
+
+
+def offer(*paths: Path) -> None:
+    """Gives files to the person's browser; outside Colab it says where they are."""
+    try:
+        from google.colab import files  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        print(f"the files: {', '.join(map(str, paths))}")
+        return
+    for path in paths:
+        files.download(str(path))
