@@ -114,7 +114,7 @@ def run_cli(
         _join(config)
         with machines.together(config):
             check_environment()
-            check_alike(machines.what_runs() | _given(config))
+            check_alike(lambda: machines.what_runs() | _given(config))
             main(config)
     except (UsageError, RunError, CheckpointError, OSError) as error:
         machines.end(f"error: {error}", code=2 if isinstance(error, UsageError) else 1)
@@ -149,13 +149,13 @@ def _given(config: Any) -> dict[str, str]:
     return {f"--{name}": str(value) for name, value in to_dict(config).items()}
 
 
-def check_alike(facts: Mapping[str, str]) -> None:
+def check_alike(facts: Callable[[], Mapping[str, str]]) -> None:
     """Raises UsageError where a process has something else than the first; all call it.
 
     Args:
-      facts: what it is -> its value or digest.
+      facts: gives what it is -> its value or digest; one process alone does not ask.
     """
-    if different := processes.differences(facts):
+    if processes.count() > 1 and (different := processes.differences(facts())):
         raise UsageError(f"the processes are not alike: {different}")
 
 

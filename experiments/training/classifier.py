@@ -283,13 +283,12 @@ def open_data(
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     say_data(dataset, console)
-    if processes.count() > 1:
-        check_alike(
-            {
-                "training photos": _fingerprint(dataset.train, dataset.classes),
-                "validation photos": _fingerprint(dataset.val, dataset.classes),
-            }
-        )
+    check_alike(
+        lambda: {
+            "training photos": _fingerprint(dataset.train, dataset.classes),
+            "validation photos": _fingerprint(dataset.val, dataset.classes),
+        }
+    )
     return dataset
 
 

@@ -258,7 +258,7 @@ def _fingerprints(photos: Pieces) -> tuple[str, str]:
     """Digests of what is trained on and judged by, the same in all processes."""
     ours = _fingerprint(photos.sizes, photos.images)
     judged = _fingerprint(*(photo.image for photo in photos.val))
-    check_alike({"training photos": ours, "photos to judge by": judged})
+    check_alike(lambda: {"training photos": ours, "photos to judge by": judged})
     return ours, judged
 
 

@@ -91,7 +91,7 @@ def restored(at: Place, plan: Plan, folder: Path, console: Console) -> Place:
       UsageError: the checkpoint is of other data or options.
     """
     found = checkpoint.restore(folder / "checkpoints", _abstract(at))
-    check_alike({"checkpoint": str(found and found.step)})
+    check_alike(lambda: {"checkpoint": str(found and found.step)})
     if found is None:
         return at
     for fault in found.skipped:
@@ -188,7 +188,7 @@ def mend_model(at: Place, plan: Plan, folder: Path, console: Console) -> None:
         at.model = processes.from_first(lambda: _digest(file))
         console.say(f"{fault}: written anew, from the checkpoint of epoch {best}")
     # A network's file system may show another process an older file.
-    check_alike({"model": str(at.history and _digest(file))})
+    check_alike(lambda: {"model": str(at.history and _digest(file))})
 
 
 def _abstract(at: Place) -> Any:
