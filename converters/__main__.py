@@ -1,9 +1,7 @@
 """python -m converters list | fetch NAME | verify NAME | export RUN | convert FILE."""
 
-import io
 import os
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,7 +23,6 @@ from safetensors.numpy import save_file
 
 from converters import cache, download, verify, weights
 from converters.bundle import load_bundle
-from converters.checkpoint import plain_warning
 from converters.from_torch import without_optional
 from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
@@ -33,7 +30,7 @@ from jaxvision import models
 from jaxvision.compilation import check_device
 from jaxvision.files import at_home, atomic_path, write_text
 from jaxvision.functional import functionalize
-from jaxvision.text import printable
+from jaxvision.text import printable, speak_plainly
 
 
 @dataclass(frozen=True)
@@ -248,11 +245,8 @@ ACTIONS = {
 
 def main(*, argv: list[str] | None = None) -> None:
     """Runs one command; a wrong call exits with 2, a failed one with 1, in one line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks an accent
-            stream.reconfigure(errors="backslashreplace")
+    speak_plainly()
     command = at_home(tyro.cli(Command, prog="python -m converters", args=argv))
-    warnings.formatwarning = plain_warning
     try:
         ACTIONS[type(command)](command)
     except ValueError as error:

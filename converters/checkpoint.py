@@ -204,8 +204,3 @@ def foreign_names(names: Mapping[str, Any]) -> str | None:
                 "its model in torchvision"
             )
     return None
-
-
-def plain_warning(message: Warning | str, *_: Any) -> str:
-    """A warning as a program's one line, for `warnings.formatwarning`."""
-    return f"warning: {message}\n"

@@ -1,9 +1,13 @@
 """Text from elsewhere, such as names of files and classes, made fit to be shown."""
 
+import io
 import os
 import re
 import shlex
+import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 _UNSEEN = re.compile(
     "[\0-\x08\n-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -34,3 +38,19 @@ def shell_word(path: str | Path) -> str:
         for char in text
     )
     return f"$'{escaped}'"
+
+
+def speak_plainly() -> None:
+    """Has this process, a program, say all that it says in lines that can be shown.
+
+    A warning is its message alone; where a terminal lacks a character, an accent say,
+    it shows the number.
+    """
+    warnings.formatwarning = _plain
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _plain(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"

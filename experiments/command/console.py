@@ -1,6 +1,5 @@
 """What a program says while it works: lines, tables and progress."""
 
-import io
 import os
 import sys
 import time
@@ -73,13 +72,6 @@ def silence() -> None:
             with suppress(OSError, ValueError, AttributeError):
                 os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
-
-
-def show_all_text() -> None:
-    """Has a terminal that lacks a character, an accent say, show its number."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def complain(line: str) -> None:

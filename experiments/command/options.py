@@ -7,7 +7,6 @@ import signal
 import sys
 import types
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any, TypeVar
 import jax
 import tyro
 
-from converters.checkpoint import plain_warning
 from experiments.command import machines
-from experiments.command.console import Console, show_all_text
+from experiments.command.console import Console
 from experiments.command.limits import brief
 from experiments.command.yaml_file import YamlError, read_yaml_file
 from jaxvision import compilation, ops, processes
@@ -28,6 +26,7 @@ from jaxvision.files import at_home
 from jaxvision.ops import onednn
 from jaxvision.ops.build import build
 from jaxvision.ops.convolution import VARIABLE
+from jaxvision.text import speak_plainly
 
 Config = TypeVar("Config")
 OF_A_START = ("resume", "config", "dry_run", *machines.HERE)
@@ -101,7 +100,7 @@ def run_cli(
     """Parses `sys.argv`, calls `main`, turns errors into one line and an exit code."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # of experiments/__init__.py
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    show_all_text()
+    speak_plainly()
     try:
         config = parse(
             config_class,
@@ -110,7 +109,6 @@ def run_cli(
             presets=presets,
             preset_option=preset_option,
         )
-        warnings.formatwarning = plain_warning
         _join(config)
         with machines.together(config):
             check_environment()
