@@ -192,7 +192,7 @@ def imagenet_state_dict(
     path = fetch(row, progress=progress)
     arrays = weights.load_state_dict(path)
     try:
-        write_params(row, arrays, source_sha256=download.sha256(path))
+        write_params(row, arrays, source_sha256=files.sha256(path))
     except (OSError, safetensors.SafetensorError) as error:
         warnings.warn(f"no converted copy of {path} was kept: {error}", stacklevel=2)
     return arrays, row

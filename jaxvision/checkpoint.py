@@ -9,7 +9,6 @@ over for the newest whole one.
 The folder of a step holds `state/` (Orbax), `metadata.json` and `manifest.json`.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxvision.array_folder import Arrays, read_arrays, reason, write_arrays
-from jaxvision.files import write_text
+from jaxvision.files import sha256, write_text
 from jaxvision.parallel import place
 
 Best = tuple[str, Literal["max", "min"]]
@@ -256,9 +255,8 @@ def _digests(path: Path) -> dict[str, list[Any]]:
     """Size and sha256 of every file below `path`."""
     digests = {}
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            digests[file.relative_to(path).as_posix()] = [stream.tell(), digest]
+        name = file.relative_to(path).as_posix()
+        digests[name] = [file.stat().st_size, sha256(file)]
     return digests
 
 

@@ -5,7 +5,6 @@ broken download left (`.part`). Several processes that want the same file downlo
 once.
 """
 
-import hashlib
 import os
 import re
 import stat
@@ -69,7 +68,7 @@ def fetch(
         raise _failure(remote, reason) from error
     if recorded(remote) is None:
         with suppress(OSError):  # a cache that is shared read-only has no record
-            files.write_text(record_path(remote), sha256(path) + "\n")
+            files.write_text(record_path(remote), files.sha256(path) + "\n")
     return path
 
 
@@ -89,12 +88,6 @@ def mirrored(url: str, *, name: str, mirror: str | None) -> str:
     return f"{mirror.rstrip('/')}/{name}"
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex digits."""
-    with open(path, "rb", opener=files.regular_file) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_right(digest: str, remote: Remote) -> bool:
     """Whether `digest` is that of the file of `remote`, as far as it is known."""
     return digest.startswith(remote.sha256)
@@ -103,7 +96,7 @@ def is_right(digest: str, remote: Remote) -> bool:
 def is_intact(path: Path, remote: Remote) -> bool:
     """Whether `path` is the file of `remote`, and the one that was first seen here."""
     try:
-        digest = sha256(path)
+        digest = files.sha256(path)
     except OSError:
         return False
     return is_right(digest, remote) and recorded(remote) in (None, digest)
@@ -211,12 +204,14 @@ def _download(
     """
     failed, most = 0, _length(part)
     # A process may have been killed between the last byte and the new name.
-    if most >= remote.size - remote.slack and is_right(digest := sha256(part), remote):
+    if most >= remote.size - remote.slack and is_right(
+        digest := files.sha256(part), remote
+    ):
         return digest
     while True:
         try:
             start = attempt(remote, part, timeout=timeout, progress=progress)
-            if is_right(digest := sha256(part), remote):
+            if is_right(digest := files.sha256(part), remote):
                 return digest
             part.unlink()
             reason = f"wrong hash, what came is another file (SHA-256 {digest[:8]}...)"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import os
 import stat
 import tempfile
@@ -123,6 +124,16 @@ def regular_file(path: str, flags: int) -> int:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a regular file, in hex digits.
+
+    Raises:
+      OSError: there is none.
+    """
+    with open(path, "rb", opener=regular_file) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: str | Path) -> str:

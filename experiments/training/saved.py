@@ -1,6 +1,5 @@
 """What a training leaves on disk: its checkpoints, and the best epoch's model."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from experiments.command.options import RunError, UsageError, check_alike
 from experiments.inference.classifier import MODEL
 from experiments.training.plan import FREE, Place, Plan
 from jaxvision import checkpoint, processes
-from jaxvision.files import regular_file
+from jaxvision.files import sha256
 from jaxvision.train import evaluated
 
 try:
@@ -201,7 +200,6 @@ def _abstract(at: Place) -> Any:
 def _digest(file: Path) -> str | None:
     """The sha256 of a file; None where there is none."""
     try:
-        with open(file, "rb", opener=regular_file) as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(file)
     except FileNotFoundError:
         return None
