@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from converters.from_torch import convert
 from converters.to_torch import to_state_dict
 from converters.weights import read_safetensors
 from jaxvision import models
 from jaxvision.calibration import HOTTEST, UNKNOWN, Certainty
-from jaxvision.files import regular_file
 from jaxvision.preprocess import FITS, Preprocessing
-from jaxvision.tensor_file import check_digest, save_tensors
+from jaxvision.tensor_file import check_digest, open_tensors, save_tensors
 from jaxvision.typing import Tree
 
 LARGEST = 8192
@@ -108,7 +107,7 @@ def load_bundle(path: str | Path) -> Bundle:
 def architecture(path: str | Path) -> str:
     """The architecture that a file of weights says it is of; mostly it says none."""
     try:
-        with safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             return (file.metadata() or {}).get("architecture", "")
     except (SafetensorError, OSError):
         return ""
@@ -121,9 +120,7 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
       ValueError: the file is damaged, or not one of ours.
     """
     try:
-        with open(path, "rb", opener=regular_file):
-            pass  # the library would wait for the writer of a named pipe
-        with safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             metadata = dict(file.metadata() or {})
         return metadata["architecture"], tuple(json.loads(metadata["classes"]))
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:

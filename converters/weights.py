@@ -24,6 +24,7 @@ from converters.torch_file import read_torch
 from converters.torch_file.errors import quoted
 from jaxvision.files import regular_file
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from jaxvision.tensor_file import open_tensors
 
 OFFICIAL_URL = "https://download.pytorch.org/models"
 PICKLED = (".pth", ".pt", ".bin", ".ckpt", ".tar")
@@ -255,9 +256,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]
       ValueError: the file is damaged, or holds a type that numpy does not have.
     """
     try:
-        with open(path, "rb", opener=regular_file):
-            pass  # the library would wait for the writer of a named pipe
-        with safetensors.safe_open(path, framework="np") as file:
+        with open_tensors(path) as file:
             for name in file.keys():  # noqa: SIM118  the handle is no dict
                 kind = file.get_slice(name).get_dtype()
                 if not re.fullmatch(r"BOOL|BF16|F(16|32|64)|[IU](8|16|32|64)", kind):

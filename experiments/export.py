@@ -5,13 +5,11 @@ python -m experiments.export RUN --to onnx|stablehlo|safetensors|torch --output 
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,7 +26,6 @@ from experiments.inference.classifier import make_predict, open_model
 from experiments.inference.exporting import write_model
 from experiments.inference.portable import (
     FORMATS,
-    About,
     check_installed,
 )
 from experiments.runs.check_photos import Photos, given_photos, run_photos
@@ -36,7 +33,7 @@ from experiments.runs.folder import CONFIG, open_run
 from experiments.runs.model_card import Proof, model_card
 from jaxvision.data import image_files
 from jaxvision.data.squares import read_crops
-from jaxvision.files import write_text
+from jaxvision.files import atomic_folder, write_text
 
 MODULE = "experiments.export"
 BOUND = 1e-4
@@ -83,13 +80,12 @@ def main(config: Config) -> dict[str, float]:
         )
         console.say(f"checking on {len(photos.paths)} photos: {photos.source}")
         own, photos = _own(bundle, photos)
-        with _whole_folder(target) as folder:
-            write_model(folder, config.to, bundle)
+        with atomic_folder(target) as folder:
+            about = write_model(folder, config.to, bundle)
             notes = _quantize(config, folder, bundle, photos, console)
             theirs, seconds = _in_a_process(folder, photos, bundle.classes)
             proof = _compare(config, photos, own, theirs, seconds)
             size = (folder / FORMATS[config.to].file).stat().st_size
-            about = About(config.to, bundle.name, *bundle[2:])
             card = model_card(
                 about,
                 proof,
@@ -129,25 +125,6 @@ def _target(config: Config) -> Path:
     if target.exists():
         raise UsageError(f"--output {target}: it is there already; give another folder")
     return target
-
-
-@contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, renamed to it when the block ends well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:32]}."))
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _own(bundle: Bundle, photos: Photos) -> tuple[np.ndarray, Photos]:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,24 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         move(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, renamed to it when the block ends well.
+
+    Args:
+      path: the folder to write, which is not there; that around it is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:32]}."))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_UMASK)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def move(temporary: Path, path: Path) -> None:

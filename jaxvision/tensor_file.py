@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
-from jaxvision.files import atomic_path
+from jaxvision.files import atomic_path, regular_file
 
 SHA256 = "sha256"
 """The key of the metadata under which the digest of all else stands."""
@@ -48,6 +51,20 @@ def save_tensors(
         for name in names:
             array = arrays[name].reshape(-1)
             file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+
+
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[Any]:
+    """A safetensors file as the library opens it, whose tensors come as numpy's.
+
+    Raises:
+      OSError: it is no regular file.
+      safetensors.SafetensorError: it is damaged.
+    """
+    with open(path, "rb", opener=regular_file):
+        pass  # the library would wait for the writer of a named pipe
+    with safe_open(path, framework="np") as file:
+        yield file
 
 
 def digest(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> str:

@@ -64,13 +64,16 @@ def crop(photo):
 '''
 
 
-def write_model(folder: Path, which: str, bundle: Bundle) -> None:
+def write_model(folder: Path, which: str, bundle: Bundle) -> About:
     """Writes a model, and what a prediction needs beside it, into `folder`.
 
     Args:
       folder: is there.
       which: a key of `FORMATS`.
       bundle: the model.
+
+    Returns:
+      What it says there of the model.
 
     Raises:
       RunError: the model has no such form.
@@ -82,9 +85,11 @@ def write_model(folder: Path, which: str, bundle: Bundle) -> None:
             "crop: train with --fit crop, or use predict"
         )
     WRITERS[which](folder / FORMATS[which].file, bundle)
-    write_about(folder / ABOUT, About(which, bundle.name, *bundle[2:]))
+    about = About(which, bundle.name, bundle.classes, size, bundle.certainty)
+    write_about(folder / ABOUT, about)
     if not FORMATS[which].whole:
         write_text(folder / RECIPE, _RECIPE.format(resize=size.resize, crop=size.crop))
+    return about
 
 
 def _network(bundle: Bundle) -> Callable[[jax.Array], jax.Array]:
