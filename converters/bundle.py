@@ -127,15 +127,17 @@ def read_labels(path: str | Path) -> tuple[str, tuple[str, ...]]:
         raise ValueError(f"{path} is not the model.safetensors of a run") from error
 
 
+_LATER = {"fit": "crop", "shift": 0}
+"""What older files and versions, which do not say it, mean."""
+
+
 def told(preprocessing: Preprocessing) -> dict[str, Any]:
     """What the metadata say of it.
 
-    Versions that know of no fit crop, and refuse a file that has one.
+    Versions that know of no fit or shift refuse a file that has one.
     """
     said = dataclasses.asdict(preprocessing)
-    if said["fit"] == "crop":
-        del said["fit"]
-    return said
+    return {name: said[name] for name in said if said[name] != _LATER.get(name)}
 
 
 def parse_preprocessing(path: str | Path, said: Any) -> Preprocessing:
@@ -145,8 +147,7 @@ def parse_preprocessing(path: str | Path, said: Any) -> Preprocessing:
       ValueError: a value is missing or of no use.
     """
     said = said if isinstance(said, dict) else {}
-    # These came later than the first files.
-    said = {"mirror": False, "fit": "crop"} | said
+    said = {"mirror": False} | _LATER | said
     for field in dataclasses.fields(Preprocessing):
         if field.name not in said:
             raise ValueError(
@@ -234,6 +235,7 @@ _USABLE = {
     "mean": _is_colour,
     "std": lambda value: _is_colour(value) and min(value) > 0,
     "mirror": lambda value: isinstance(value, bool),
+    "shift": lambda value: type(value) is int and 0 <= value < 16,
     "fit": lambda value: isinstance(value, str) and value in FITS,
 }
 

@@ -93,22 +93,40 @@ def replace_arrays(model: nnx.Module, params: Tree, stats: Tree) -> None:
         nnx.update(model, state)
 
 
-def mirrored(apply: Apply) -> Apply:
+def mirrored(apply: Apply, *, shift: int = 0) -> Apply:
     """`apply` of a classifier whose evaluation asks twice: test-time augmentation.
 
     What it gives are logarithms of probabilities: of the mean over each image and its
-    mirror image.
+    mirror image. With a `shift` it asks six times: the mean counts these two for a
+    half, and for the other both moved by so many pixels up and to the left, and down
+    and to the right, the border mirrored in.
     """
 
-    def both(params: Tree, stats: Tree, images: Images, *, key: PRNGKey | None = None):
+    def several(
+        params: Tree, stats: Tree, images: Images, *, key: PRNGKey | None = None
+    ):
         if key is not None:
             return apply(params, stats, images, key=key)
-        pair = jnp.concatenate([images, jnp.flip(images, axis=2)])
-        out, stats = apply(params, stats, pair)
-        log_probs = jax.nn.log_softmax(out).reshape(2, images.shape[0], -1)
-        return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(2), stats
+        seen, shares = [images], [1.0]
+        if shift:
+            seen, shares = [images, *_moved(images, shift)], [0.5, 0.25, 0.25]
+        views = [view for one in seen for view in (one, jnp.flip(one, axis=2))]
+        out, stats = apply(params, stats, jnp.concatenate(views))
+        log_probs = jax.nn.log_softmax(out).reshape(len(views), images.shape[0], -1)
+        if not shift:
+            return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(2), stats
+        weights = jnp.repeat(jnp.array(shares, log_probs.dtype) / 2, 2)
+        return jax.nn.logsumexp(log_probs + jnp.log(weights)[:, None, None], 0), stats
 
-    return both
+    return several
+
+
+def _moved(images: Images, shift: int) -> tuple[Images, Images]:
+    """The images moved up and left, and down and right, mirrored in at the border."""
+    sides = ((0, 0), (shift, shift), (shift, shift), (0, 0))
+    padded = jnp.pad(images, sides, mode="reflect")
+    cut = 2 * shift
+    return padded[:, cut:, cut:], padded[:, :-cut, :-cut]
 
 
 def order_of_use(

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import traverse_util
 
 from jaxvision.functional import has_prefix
-from jaxvision.typing import Tree
+from jaxvision.typing import Array, Tree
 
 Path = tuple[str, ...]
 
@@ -19,8 +21,9 @@ Path = tuple[str, ...]
 class Optim:
     """The optimiser and its learning-rate schedule."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam add weight decay to the gradient, as in torch; adamw does not."""
+    name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
+    """sgd and adam add weight decay to the gradient, as in torch; adamw does not. muon
+    trains the kernels of convolutions by orthogonal steps, the rest by sgd."""
     lr: float = 0.01
     """Largest learning rate."""
     momentum: float = 0.9
@@ -28,7 +31,15 @@ class Optim:
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: float = 1e-4
-    """Weight decay of all parameters."""
+    """Weight decay of all parameters; by muon, the share that those of sgd lose in a
+    step at the largest learning rate."""
+    head_lr: float = 2.0
+    """Largest learning rate of linear layers where the optimiser is muon."""
+    bias_lr: float = 100.0
+    """Largest learning rate of biases where the optimiser is muon."""
+    brief_epochs: int = 0
+    """By muon, epochs after which the whitening layer of cnn_fast and cnn_lean stays as
+    it is, its learning rate having fallen to zero; 0: it is trained like all biases."""
     schedule: Literal["constant", "step", "cosine", "linear"] = "cosine"
     """step: times gamma after each step-epochs; cosine and linear: to zero at the
     end."""
@@ -50,6 +61,9 @@ class Optim:
             "lr": self.lr > 0,
             "momentum": 0 <= self.momentum < 1,
             "weight_decay": self.weight_decay >= 0,
+            "head_lr": self.head_lr > 0,
+            "bias_lr": self.bias_lr > 0,
+            "brief_epochs": self.brief_epochs >= 0,
             "step_epochs": self.step_epochs >= 1,
             "gamma": 0 < self.gamma <= 1,
             "warmup_epochs": self.warmup_epochs >= 0,
@@ -91,15 +105,21 @@ def make_optimizer(
     learning_rate: float | optax.Schedule,
     *,
     layers: Sequence[Path] = (),
+    brief: tuple[str, ...] = (),
+    brief_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`.
+    """The transform whose updates equal torch's `SGD`, `Adam` or `AdamW`, or Muon's.
 
     Args:
       config: which, and its settings.
-      learning_rate: of the last layer, a number or a function of the step.
+      learning_rate: of the last layer, a number or a function of the step; by muon, of
+        the convolutions' kernels, and the other groups' follow its course.
       layers: the paths of all trained layers, the first one first; needed where
         `first_layer_lr` is not 1, which is discriminative fine-tuning: Howard and
         Ruder, 2018, arXiv:1801.06146.
+      brief: path prefixes of what muon trains in the first `brief_steps` steps alone,
+        where these are not 0.
+      brief_steps: how many.
     """
     decay = optax.add_decayed_weights(config.weight_decay)
     parts: dict[str, Callable[[], list[optax.GradientTransformation]]] = {
@@ -112,12 +132,101 @@ def make_optimizer(
     }
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     depth = [_by_depth(config.first_layer_lr, layers)] * (config.first_layer_lr != 1)
+    if config.name == "muon":
+        briefly = (brief, brief_steps) if brief_steps else ((), 1)
+        main = _muon(config, learning_rate, *briefly)
+        return optax.chain(*clip, main, *depth, optax.stateless(_renormalized))
     return optax.chain(
         *clip,
         *parts[config.name](),
         optax.scale_by_learning_rate(learning_rate),
         *depth,
     )
+
+
+SGD_MOMENTUM = 0.85
+"""Nesterov's, of what muon leaves to sgd."""
+
+
+def _muon(
+    config: Optim,
+    learning_rate: float | optax.Schedule,
+    brief: tuple[str, ...],
+    brief_steps: int,
+) -> optax.GradientTransformation:
+    """Muon for the kernels of convolutions, SGD for all else but BatchNorm's scales.
+
+    The recipe of Keller Jordan's airbench94_muon, https://github.com/KellerJordan/
+    cifar10-airbench, whose rates are of a sum over 2000 images: ours are of a mean.
+    """
+
+    def rate(step: Array) -> Array | float:
+        return learning_rate(step) if callable(learning_rate) else learning_rate
+
+    def sgd(lr: float, schedule: optax.Schedule) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay / lr),
+            optax.trace(SGD_MOMENTUM, nesterov=True),
+            optax.scale_by_learning_rate(schedule),
+        )
+
+    def following(lr: float) -> optax.GradientTransformation:
+        return sgd(lr, lambda step: lr / config.lr * rate(step))
+
+    kernels = optax.chain(
+        # Its own momentum corrects a bias that a direction alone has not.
+        optax.trace(config.momentum, nesterov=config.nesterov),
+        optax.contrib.scale_by_muon(
+            ns_steps=3,
+            beta=0.0,
+            eps=1e-7,
+            nesterov=False,
+            weight_dimension_numbers=lambda updates: jax.tree.map(
+                lambda _: KERNEL, updates
+            ),
+        ),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    groups = {
+        "kernel": kernels,
+        "linear": following(config.head_lr),
+        "bias": following(config.bias_lr),
+        "brief": sgd(
+            config.bias_lr, optax.linear_schedule(config.bias_lr, 0.0, brief_steps)
+        ),
+        "scale": optax.set_to_zero(),
+    }
+
+    def group(path: Sequence[jax.tree_util.DictKey], leaf: Array) -> str:
+        names = tuple(str(part.key) for part in path)
+        if has_prefix(names, brief):
+            return "brief"
+        if names[-1] == "scale":
+            return "scale"
+        return {4: "kernel", 2: "linear"}.get(leaf.ndim, "bias")
+
+    return optax.partition(
+        groups, lambda params: jax.tree_util.tree_map_with_path(group, params)
+    )
+
+
+KERNEL = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+"""A convolution's as a matrix: what a filter sums over, then the filters."""
+
+
+def _renormalized(updates: Tree, params: Tree | None) -> Tree:
+    """Updates that also bring each kernel, before its step, to norm 1 a filter.
+
+    That is to the root of the number of filters over all.
+    """
+
+    def change(update, param):
+        if param.ndim != 4:
+            return update
+        norm = jnp.sqrt(jnp.square(param).sum())
+        return update + (math.sqrt(param.shape[-1]) / norm - 1) * param
+
+    return jax.tree.map(change, updates, params)
 
 
 def _by_depth(first: float, layers: Sequence[Path]) -> optax.GradientTransformation:

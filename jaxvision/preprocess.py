@@ -37,7 +37,8 @@ class Preprocessing:
 
     `resize` is the short side in pixels, `crop` the side of the centre square, `mean`
     and `std` are per channel for images in `[0, 1]`. With `mirror` a prediction is the
-    mean over the image and its mirror image. `fit` says how a photo becomes a square;
+    mean over the image and its mirror image, and with a `shift` over both moved by so
+    many pixels too; see `functional.mirrored`. `fit` says how a photo becomes a square;
     unless it is crop, `resize` is not used. The defaults are those of torchvision's
     `ImageClassification` preset (bilinear, antialiased).
     """
@@ -47,6 +48,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     mirror: bool = False
+    shift: int = 0
     fit: str = "crop"
 
 

@@ -246,19 +246,24 @@ def make_epoch(
     Returns:
       `run(state, sums, data, order, start, stop, key) -> (state, sums)`, which takes
       the steps from `start` up to `stop` of the epoch whose images stand in `order`.
-      `data` holds arrays of one length, such as `image` (uint8) and `label`; `sums` are
-      the metrics summed over steps. Both ends are dynamic: a whole epoch, or pieces of
-      it with a look at the clock between them, are the same program and give the same
-      bits. `state` and `sums` are donated.
+      `data` holds arrays of one length, such as `image` (uint8) and `label`; a batch
+      has besides, int32 `(batch_size,)`, the `index` of each image in them and the
+      `epoch`, counted from zero by the steps taken. `sums` are the metrics summed over
+      steps. Both ends are dynamic: a whole epoch, or pieces of it with a look at the
+      clock between them, are the same program and give the same bits. `state` and
+      `sums` are donated.
     """
 
     def run(state, sums, data, order, start, stop, key):
         step_key, keys = streams(key, len(transforms))
+        steps = len(order) // batch_size
 
         def body(index, carry):
             state, sums = carry
             chosen = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
             batch = {name: array[chosen] for name, array in data.items()}
+            batch["index"] = chosen.astype(jnp.int32)
+            batch["epoch"] = jnp.full(batch_size, state.step // steps, jnp.int32)
             batch = parallel.shard_batch(batch, mesh)
             for transform, stream in zip(transforms, keys, strict=True):
                 batch = transform(jax.random.fold_in(stream, state.step), batch)

@@ -39,6 +39,106 @@ def test_optimizer_equals_torch(float64, name):
         )
 
 
+RATES = Optim(
+    name="muon", lr=0.25, momentum=0.6, nesterov=True, weight_decay=0.004, head_lr=1.5
+)
+
+
+def muon_step(torch, weight, buffer, *, lr):
+    """One step of the published Muon on an OIHW kernel, in torch."""
+    gradient = weight.grad
+    buffer.mul_(0.6).add_(gradient)
+    x = (gradient + 0.6 * buffer).reshape(len(weight), -1)
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(3):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = x.T if tall else x
+    weight.data.mul_(len(weight) ** 0.5 / weight.data.norm())
+    weight.data.sub_(lr * x.reshape(weight.shape))
+
+
+@pytest.mark.torch
+def test_muon_and_the_sgd_beside_it_equal_torch(float64):
+    """Each group by its own rate; what is brief stays once its steps are over."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    shapes = {"wide": (5, 2, 3, 3), "tall": (40, 2, 3, 3), "head": (3, 4)}
+    shapes |= {"whiten": (6,), "bias": (5,)}
+    theirs = {
+        name: torch.nn.Parameter(torch.tensor(rng.standard_normal(shape)))
+        for name, shape in shapes.items()
+    }
+    buffers = {name: torch.zeros(shapes[name]).double() for name in ("wide", "tall")}
+    rates = {"head": 1.5, "whiten": 100.0, "bias": 100.0}
+    sgd = torch.optim.SGD(
+        [
+            {"params": [theirs[name]], "lr": lr, "weight_decay": 0.004 / lr}
+            for name, lr in rates.items()
+        ],
+        momentum=0.85,
+        nesterov=True,
+    )
+
+    def ours(tensor):
+        array = tensor.detach().numpy().copy()
+        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
+        return array.transpose(axes)
+
+    layers = {name: {"scale": jnp.ones(3)} for name in shapes}
+    for name in shapes:
+        leaf = "bias" if len(shapes[name]) == 1 else "kernel"
+        layers[name][leaf] = jnp.asarray(ours(theirs[name]))
+    schedule = optax.linear_schedule(0.25, 0.0, 8)  # exact in float32
+    tx = optim.make_optimizer(RATES, schedule, brief=("whiten.bias",), brief_steps=4)
+    state = tx.init(layers)
+    for step in range(6):
+        gradients = {name: rng.standard_normal(shapes[name]) for name in shapes}
+        for name, value in gradients.items():
+            theirs[name].grad = torch.tensor(value)
+        if step >= 4:
+            theirs["whiten"].grad = None
+        for group, (name, lr) in zip(sgd.param_groups, rates.items(), strict=True):
+            group["lr"] = lr * (1 - step / (4 if name == "whiten" else 8))
+        sgd.step()
+        for name, buffer in buffers.items():
+            muon_step(torch, theirs[name], buffer, lr=0.25 * (1 - step / 8))
+        grads = jax.tree.map(jnp.ones_like, layers)
+        for name, value in gradients.items():
+            leaf = "bias" if value.ndim == 1 else "kernel"
+            grads[name][leaf] = jnp.asarray(ours(torch.tensor(value)))
+        updates, state = tx.update(grads, state, layers)
+        layers = optax.apply_updates(layers, updates)
+        for name in shapes:
+            leaf = "bias" if len(shapes[name]) == 1 else "kernel"
+            np.testing.assert_allclose(
+                layers[name][leaf], ours(theirs[name]), rtol=1e-10, atol=1e-12
+            )
+            np.testing.assert_array_equal(layers[name]["scale"], 1)
+
+
+def test_muon_steps_are_nearly_orthogonal():
+    """Of the singular values, which differ by 1:100, all come near one."""
+    rng = np.random.default_rng(1)
+    u, _ = np.linalg.qr(rng.standard_normal((18, 16)))
+    v, _ = np.linalg.qr(rng.standard_normal((16, 16)))
+    matrix = (u * np.geomspace(1, 0.2, 16)) @ v.T
+    kernel = {"kernel": jnp.asarray(matrix.reshape(3, 3, 2, 16), jnp.float32)}
+    tx = optim.make_optimizer(RATES, 1.0)
+    # A start of zero but for rounding: what comes of it is the step alone.
+    start = jax.tree.map(lambda x: 1e-12 * jnp.ones_like(x), kernel)
+    updates, _ = tx.update(kernel, tx.init(start), start)
+    moved = start["kernel"] * (4 / jnp.linalg.norm(start["kernel"].ravel()))
+    step = moved - (start["kernel"] + updates["kernel"])
+    step = np.asarray(step, np.float64).reshape(18, 16)
+    values = np.linalg.svd(step, compute_uv=False)
+    assert 0.5 < values.min() and values.max() < 1.25
+    # Its direction is that of the polar factor.
+    assert (step * (u @ v.T)).sum() > 0.97 * np.linalg.norm(step) * 4
+
+
 def test_clip_bounds_the_global_norm():
     tx = optim.make_optimizer(Optim(momentum=0, weight_decay=0, clip=0.5), 1.0)
     params = {"a": jnp.zeros(2), "b": jnp.zeros(1)}

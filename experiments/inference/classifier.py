@@ -69,7 +69,7 @@ def make_forward(
     """
     apply, params, stats = functionalize(bundle.model, dtype=_dtype() if half else None)
     if bundle.preprocessing.mirror:
-        apply = mirrored(apply)
+        apply = mirrored(apply, shift=bundle.preprocessing.shift)
 
     def forward(params: Tree, stats: Tree, images: Any) -> jax.Array:
         return apply(params, stats, _prepared(images, bundle.preprocessing))[0]

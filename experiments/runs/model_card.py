@@ -118,9 +118,10 @@ def _interface(about: About) -> list[str]:
         f"deviation {_numbers(size.std)}) {where}."
     )
     if size.mirror:
+        moved = f", and both moved by {size.shift} pixel" if size.shift else ""
         inside += (
             " The answer is the mean of the probabilities over the photo and its "
-            f"mirror image, which {where}."
+            f"mirror image{moved}, which {where}."
         )
     order = "Class `i` is the `i`-th of `classes` in `bundle.json`."
     shape = f"uint8 `(n, {size.crop}, {size.crop}, 3)`"

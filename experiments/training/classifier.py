@@ -1,6 +1,7 @@
 """What trains a classifier: a data set, a model and a recipe become a training."""
 
 import hashlib
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -49,6 +50,13 @@ from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Array, LossFn, Transform, Tree
+
+VIEWS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "mirror": {"mirror": True},
+    "six": {"mirror": True, "shift": 1},
+}
+"""What `--tta` makes of the preprocessing."""
 
 Predict = Callable[[Tree, Tree], Array]
 
@@ -100,11 +108,11 @@ def make_classifier(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
-    preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
+    preprocessing = replace(start.preprocessing, **VIEWS[recipe.tta])
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     trained = make_trainable(
         start.model, recipe, size=preprocessing.crop, frozen=frozen
-    )
+    )._replace(brief=start.brief)
     inputs = _Inputs(
         dataset.train.images,
         dataset.val.images,
@@ -173,14 +181,15 @@ def _before_last_layer(
 
 
 def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Array]:
-    """`forward(params, stats, images) -> logits`, asked twice where the recipe says."""
-    apply = inputs.trained.apply
+    """`forward(params, stats, images) -> logits`, of several views where it says so."""
+    apply, batch_size = inputs.trained.apply, recipe.batch_size
     mesh = make_mesh(recipe)
+    if views := VIEWS[recipe.tta]:
+        apply = mirrored(apply, shift=views.get("shift", 0))
+    if recipe.tta == "six":  # they would take six times a training batch's memory
+        batch_size = mesh.size * math.ceil(batch_size / 6 / mesh.size)
     step = train.make_eval_step(
-        mirrored(apply) if recipe.tta == "mirror" else apply,
-        inputs.transforms,
-        batch_size=recipe.batch_size,
-        mesh=mesh,
+        apply, inputs.transforms, batch_size=batch_size, mesh=mesh
     )
 
     def forward(params: Tree, stats: Tree, images: Array) -> Array:

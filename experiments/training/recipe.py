@@ -75,7 +75,8 @@ class ClassifierRecipe(Recipe):
     horizontal flip); full: and rotation by up to 15 degrees, brightness, contrast and
     saturation by up to 20 %; resized_crop: a random part of 35 to 100 % of the image,
     horizontal flip, those colours; crop_flip: moved by up to an eighth, flipped;
-    cutout: and a square grayed out."""
+    cutout: and a square grayed out; alternate: moved by up to a sixteenth, and flipped
+    in every other epoch."""
     mix: Mix = "none"
     """mixup: each image blended with another; cutmix: with a box of another in it; and
     their targets likewise."""
@@ -89,6 +90,6 @@ class ClassifierRecipe(Recipe):
     freeze: str = "none"
     """none; backbone: all but the last layer; or prefixes with commas between, such as
     layer1,layer2. Frozen BatchNorm keeps its statistics."""
-    tta: Literal["none", "mirror"] = "none"
+    tta: Literal["none", "mirror", "six"] = "none"
     """mirror: an answer is the mean over the image and its mirror image, here and in
-    experiments.predict."""
+    experiments.predict; six: and over both moved by a pixel, up left and down right."""

@@ -31,6 +31,7 @@ class Start(NamedTuple):
       preprocessing: what it expects of its images.
       source: where the weights are from, in words.
       frozen: path prefixes that are never trained, whatever the recipe says.
+      brief: those of what the recipe's optimiser may train in its first epochs alone.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Start(NamedTuple):
     preprocessing: Preprocessing
     source: str = "random weights"
     frozen: tuple[str, ...] = ()
+    brief: tuple[str, ...] = ()
 
 
 class Trainable(NamedTuple):
@@ -50,6 +52,7 @@ class Trainable(NamedTuple):
       frozen: path prefixes that are not trained.
       layers: the paths of its layers, the first one first, where they learn at
         different rates.
+      brief: path prefixes of what is trained in the first epochs alone.
     """
 
     apply: Apply
@@ -58,6 +61,7 @@ class Trainable(NamedTuple):
     size: int
     frozen: tuple[str, ...] = ()
     layers: Sequence[tuple[str, ...]] = ()
+    brief: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,13 @@ def make_training(
     schedule = schedule or optim.make_schedule(
         recipe.optim, steps_per_epoch=steps, epochs=recipe.epochs
     )
-    tx = optim.make_optimizer(recipe.optim, schedule, layers=trained.layers)
+    tx = optim.make_optimizer(
+        recipe.optim,
+        schedule,
+        layers=trained.layers,
+        brief=trained.brief,
+        brief_steps=steps * recipe.optim.brief_epochs,
+    )
     step = train.make_train_step(
         trained.apply,
         task.loss_fn,

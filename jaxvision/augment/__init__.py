@@ -23,6 +23,7 @@ from jaxvision.augment.crops import (
 from jaxvision.augment.erase import cutout, random_cutout
 from jaxvision.augment.geometry import (
     affine,
+    alternating_flip,
     horizontal_flip,
     random_affine,
     random_horizontal_flip,
@@ -33,6 +34,7 @@ from jaxvision.augment.geometry import (
 )
 from jaxvision.augment.mix import MIXES, cutmix, cutmix_with, mixup, mixup_with
 from jaxvision.augment.pipelines import (
+    ALTERNATING,
     PIPELINES,
     crop_flip,
     crop_flip_cutout,
@@ -41,11 +43,13 @@ from jaxvision.augment.pipelines import (
     make_pipeline,
     no_augmentation,
     resized_crop_flip,
+    shift,
 )
 from jaxvision.augment.transforms import mix_transform, photo_transform
 from jaxvision.preprocess import center_crop, crop, resized_crop
 
 __all__ = [
+    "ALTERNATING",
     "MIXES",
     "PIPELINES",
     "adjust_brightness",
@@ -53,6 +57,7 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "affine",
+    "alternating_flip",
     "center_crop",
     "color_jitter",
     "crop",
@@ -83,5 +88,6 @@ __all__ = [
     "resized_crop",
     "resized_crop_flip",
     "rotate",
+    "shift",
     "vertical_flip",
 ]

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from jaxvision.augment.draws import check_range, symmetric, uniform
 from jaxvision.preprocess import sample
-from jaxvision.typing import Array, Bool, Float, Images, PRNGKey
+from jaxvision.typing import Array, Bool, Float, Images, Int, PRNGKey
 
 Flags = Bool[Array, "n"]
+Indices = Int[Array, "n"]
 Scalars = Float[Array, "n"]
 Pairs = Float[Array, "n 2"]
 
@@ -22,6 +23,23 @@ def horizontal_flip(images: Images, flip: Flags) -> Images:
 def vertical_flip(images: Images, flip: Flags) -> Images:
     """Images mirrored top to bottom where `flip` is true."""
     return jnp.where(flip[:, None, None, None], images[:, ::-1], images)
+
+
+def alternating_flip(images: Images, index: Indices, epoch: Indices) -> Images:
+    """Each image mirrored in every other epoch, half of them in the first.
+
+    So two epochs in a row show both sides of each image, which flips by chance do not.
+
+    Args:
+      images: the batch.
+      index: each image's own number, which alone says whether it begins mirrored.
+      epoch: how often each has been shown.
+
+    Reference: Jordan, 2024, arXiv:2404.00498, section 3.6.
+    """
+    key = jax.random.key(0)
+    coin = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(index)
+    return horizontal_flip(images, coin ^ (epoch % 2 == 1))
 
 
 def rotate(images: Images, angle: Scalars, *, interpolation: str = "nearest") -> Images:

@@ -68,6 +68,16 @@ def crop_flip_cutout(key: PRNGKey, images: Images, *, size: int) -> Squares:
     return random_cutout(cut_key, images, size=size // 4)
 
 
+def shift(key: PRNGKey, images: Images, *, size: int) -> Squares:
+    """Moved by up to a sixteenth of the side: 2 of 32 pixels, mirrored at the border.
+
+    Images larger than `size` need no border: they are cut anywhere.
+    """
+    if images.shape[1:3] != (size, size):
+        return random_crop(key, images, size=size)
+    return random_pad_crop(key, images, padding=size // 16)
+
+
 PIPELINES = {
     "none": no_augmentation,
     "flips": flips,
@@ -75,7 +85,10 @@ PIPELINES = {
     "resized_crop": resized_crop_flip,
     "crop_flip": crop_flip,
     "cutout": crop_flip_cutout,
+    "alternate": shift,
 }
+ALTERNATING = ("alternate",)
+"""Of these, the rows whose flips `alternating_flip` makes, by image and epoch."""
 
 
 def make_pipeline(name: str, *, size: int) -> Callable[[PRNGKey, Images], Squares]:

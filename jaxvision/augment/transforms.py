@@ -9,8 +9,9 @@ its own.
 import jax
 import jax.numpy as jnp
 
+from jaxvision.augment.geometry import alternating_flip
 from jaxvision.augment.mix import MIXES
-from jaxvision.augment.pipelines import make_pipeline
+from jaxvision.augment.pipelines import ALTERNATING, make_pipeline
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 from jaxvision.typing import Array, Batch, Transform
 
@@ -18,7 +19,9 @@ from jaxvision.typing import Array, Batch, Transform
 def photo_transform(pipeline: str, preprocessing: Preprocessing) -> Transform:
     """uint8 squares to what a classifier takes, augmented where there is a key.
 
-    Without a key the images must have the evaluation's size already.
+    Without a key the images must have the evaluation's size already. Where the pipeline
+    is one of `ALTERNATING`, the batch has each image's `index` and the `epoch`, as
+    `train.make_epoch` gives them.
 
     Args:
       pipeline: a row of `PIPELINES`.
@@ -34,6 +37,8 @@ def photo_transform(pipeline: str, preprocessing: Preprocessing) -> Transform:
         images = to_float(batch["image"])
         if key is not None:
             images = augment(key, images)
+            if pipeline in ALTERNATING:
+                images = alternating_flip(images, batch["index"], batch["epoch"])
         images = normalize(images, mean=preprocessing.mean, std=preprocessing.std)
         return batch | {"image": images}
 
