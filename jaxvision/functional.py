@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jaxvision.typing import Apply, Forward, Images, PRNGKey, Tree
@@ -107,16 +108,15 @@ def mirrored(apply: Apply, *, shift: int = 0) -> Apply:
     ):
         if key is not None:
             return apply(params, stats, images, key=key)
-        seen, shares = [images], [1.0]
-        if shift:
-            seen, shares = [images, *_moved(images, shift)], [0.5, 0.25, 0.25]
+        seen = [images, *_moved(images, shift)] if shift else [images]
         views = [view for one in seen for view in (one, jnp.flip(one, axis=2))]
         out, stats = apply(params, stats, jnp.concatenate(views))
         log_probs = jax.nn.log_softmax(out).reshape(len(views), images.shape[0], -1)
         if not shift:
             return jax.nn.logsumexp(log_probs, axis=0) - jnp.log(2), stats
-        weights = jnp.repeat(jnp.array(shares, log_probs.dtype) / 2, 2)
-        return jax.nn.logsumexp(log_probs + jnp.log(weights)[:, None, None], 0), stats
+        shares = np.array([1 / 4, 1 / 4, *[1 / 8] * 4], log_probs.dtype)
+        log_shares = np.log(shares)[:, None, None]
+        return jax.nn.logsumexp(log_probs + log_shares, axis=0), stats
 
     return several
 

@@ -20,7 +20,7 @@ def random_photos(count, *, height, width):
     return (colours + noise).astype(np.uint8)
 
 
-def bundle_of(name, *, mirror=False):
+def bundle_of(name, *, views=None):
     """A model for its smallest photos, BatchNorm's statistics taken from such."""
     model = models.create(name, num_classes=len(CLASSES), rngs=nnx.Rngs(0))
     crop = max(getattr(model, "smallest", 32), 32)
@@ -31,5 +31,5 @@ def bundle_of(name, *, mirror=False):
     # A step takes that share of the batch's statistics into the running ones.
     momentum = 0.01 if name.startswith("mobilenet_v3") else 0.1
     replace_arrays(model, params, jax.tree.map(lambda x: x / momentum, share))
-    preprocessing = Preprocessing(crop + 5, crop, mirror=mirror)
+    preprocessing = Preprocessing(crop + 5, crop, **(views or {}))
     return Bundle(name, model, CLASSES, preprocessing)

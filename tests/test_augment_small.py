@@ -9,6 +9,7 @@ import pytest
 
 from jaxvision import augment
 from jaxvision.augment import pipelines
+from jaxvision.preprocess import Preprocessing
 from tests.augmentations import (  # noqa: F401  fixtures among them
     F,
     N,
@@ -138,9 +139,53 @@ def test_cutout_pipeline_moves_mirrors_and_cuts_each_image_by_itself():
     assert 20 <= sum(mirrored) <= 44 and len(moves) > 15
 
 
-def _moved(image, i, j):
+def test_alternating_flips_show_each_side_in_turn():
+    images = jnp.asarray(photos(4, 4, n=64), jnp.float32)
+    index = jnp.arange(1000, 1064)
+
+    def sides(epoch, at=slice(None)):
+        out = augment.alternating_flip(
+            images[at], index[at], jnp.full(64, epoch, jnp.int32)[at]
+        )
+        turned = np.asarray(images[at, :, ::-1])
+        same, other = (np.all(out == x, (1, 2, 3)) for x in (images[at], turned))
+        assert np.all(same ^ other)
+        return other
+
+    first = sides(0)
+    assert 20 <= first.sum() <= 44
+    for epoch in range(1, 4):
+        np.testing.assert_array_equal(sides(epoch), first ^ (epoch % 2 == 1))
+    # An image's side is its own, whatever else is in the batch.
+    np.testing.assert_array_equal(sides(1, slice(9, 20)), ~first[9:20])
+
+
+def test_alternate_moves_by_two_pixels_and_flips_by_index_and_epoch():
+    size = Preprocessing(resize=32, crop=32, mean=(0, 0, 0), std=(1, 1, 1))
+    transform = augment.photo_transform("alternate", size)
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), np.uint8)
+    batch = {"image": jnp.asarray(pixels), "index": jnp.arange(32, dtype=jnp.int32)}
+    np.testing.assert_allclose(transform(None, batch)["image"], pixels / 255, rtol=1e-6)
+    epochs = [batch | {"epoch": jnp.full(32, e, jnp.int32)} for e in range(2)]
+    first, second = (np.asarray(transform(key(), one)["image"]) for one in epochs)
+    np.testing.assert_array_equal(first, second[:, :, ::-1])
+    moves = set()
+    for image, seen in zip(np.float32(pixels / 255), first, strict=True):
+        found = [
+            (i, j, side)
+            for i in range(5)
+            for j in range(5)
+            for side in (1, -1)
+            if np.allclose(_moved(image, i, j, side=32)[:, ::side], seen, atol=1e-6)
+        ]
+        assert len(found) == 1
+        moves.add(found[0])
+    assert len(moves) > 15 and {side for _, _, side in moves} == {1, -1}
+
+
+def _moved(image, i, j, *, side=16):
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-    return padded[i : i + 16, j : j + 16]
+    return padded[i : i + side, j : j + side]
 
 
 def test_bad_options_are_named():

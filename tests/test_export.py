@@ -55,13 +55,13 @@ def small(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("views", [{}, {"mirror": True}, {"mirror": True, "shift": 1}])
 @pytest.mark.parametrize(
     "name",
     [SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in ONE_A_FAMILY)],
 )
-def test_stablehlo_gives_our_own_probabilities(name, mirror, tmp_path):
-    bundle = bundle_of(name, mirror=mirror)
+def test_stablehlo_gives_our_own_probabilities(name, views, tmp_path):
+    bundle = bundle_of(name, views=views)
     write_model(tmp_path, "stablehlo", bundle)
     crop = bundle.preprocessing.crop
     images = random_photos(5, height=crop, width=crop)

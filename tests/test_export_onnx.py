@@ -23,13 +23,13 @@ from tests.exported import CLASSES, bundle_of, random_photos
 from tests.families import ONE_A_FAMILY
 
 
-@pytest.mark.parametrize("mirror", [False, True])
+@pytest.mark.parametrize("views", [{}, {"mirror": True}, {"mirror": True, "shift": 1}])
 @pytest.mark.parametrize(
     "name",
     ["cnn_small", *(pytest.param(n, marks=pytest.mark.slow) for n in ONE_A_FAMILY)],
 )
-def test_onnx_gives_our_own_probabilities(name, mirror, tmp_path):
-    bundle = bundle_of(name, mirror=mirror)
+def test_onnx_gives_our_own_probabilities(name, views, tmp_path):
+    bundle = bundle_of(name, views=views)
     write_model(tmp_path, "onnx", bundle)
     size = bundle.preprocessing
     # Of this height they are not resized, so that the crops are the same to the bit.

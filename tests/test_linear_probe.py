@@ -89,3 +89,23 @@ def test_mirrored_answer_is_the_mean_of_two():
     np.testing.assert_allclose(jnp.exp(logits), expected, rtol=1e-5)
     in_training, _ = ask(params, {}, IMAGES, key=KEY)
     np.testing.assert_array_equal(in_training, both[0])
+
+
+def test_six_answers_count_as_the_record_counts_them():
+    """A half for the image and its mirror, a quarter for each place it is moved to."""
+
+    def apply(params, stats, images, *, key=None):
+        return images[:, 0, :2, 0] * params["w"], stats  # looks at one corner
+
+    params = {"w": jnp.asarray(2.0)}
+    logits, _ = mirrored(apply, shift=1)(params, {}, IMAGES)
+    padded = np.pad(IMAGES, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    views = [(0.5, IMAGES), (0.25, padded[:, :-2, :-2]), (0.25, padded[:, 2:, 2:])]
+    expected = sum(
+        share / 2 * jax.nn.softmax(apply(params, {}, x[:, :, ::turn])[0])
+        for share, x in views
+        for turn in (1, -1)
+    )
+    np.testing.assert_allclose(jnp.exp(logits), expected, rtol=1e-5)
+    in_training, _ = mirrored(apply, shift=1)(params, {}, IMAGES, key=KEY)
+    np.testing.assert_array_equal(in_training, apply(params, {}, IMAGES)[0])

@@ -105,6 +105,34 @@ def test_epoch_gives_the_same_bits_however_it_is_cut_and_compiles_once():
     assert int(results[0][0].step) == 5
 
 
+def test_batch_says_which_images_it_has_and_in_which_epoch():
+    seen = []
+
+    def look(_, batch):
+        jax.debug.callback(
+            lambda *found: seen.append(found),
+            batch["index"],
+            batch["epoch"],
+            batch["image"],
+            ordered=True,
+        )
+        return batch
+
+    _, step, state = setup()
+    run = train.make_epoch(step, [look, *PREPARED], batch_size=4, mesh=MESH)
+    for epoch in range(2):
+        order = jax.random.permutation(jax.random.key(epoch), 22)
+        for start, stop in ((0, 3), (3, 5)):
+            state, _ = run(state, zero_sums(), data(), order, start, stop, KEY)
+        jax.effects_barrier()
+        index, said, images = (
+            np.concatenate(x) for x in zip(*seen[5 * epoch :], strict=True)
+        )
+        np.testing.assert_array_equal(index, order[:20])
+        np.testing.assert_array_equal(said, epoch)
+        np.testing.assert_array_equal(images, data()["image"][order[:20]])
+
+
 def test_epoch_equals_a_loop_of_steps():
     _, step, state = setup()
     run = train.make_epoch(step, PREPARED, batch_size=4, mesh=MESH)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ write(sys.argv[1])
 """
 
 
-def write(path, *, fit="crop", certainty=None):
+def write(path, *, certainty=None, fit="crop", shift=0):
     model = models.create("cnn", num_classes=len(CLASSES), rngs=nnx.Rngs(0))
     _, params, stats = functionalize(model)
     save_bundle(
@@ -35,7 +36,7 @@ def write(path, *, fit="crop", certainty=None):
         params,
         stats,
         classes=CLASSES,
-        preprocessing=Preprocessing(resize=32, crop=32, fit=fit),
+        preprocessing=Preprocessing(resize=32, crop=32, fit=fit, shift=shift),
         certainty=certainty,
     )
 
@@ -108,6 +109,8 @@ def test_file_without_a_digest_still_loads(whole, tmp_path):
         ({"mean": 0.5}, [], "mean is 0.5"),
         ({"mean": [0.5, 0.5]}, [], "mean is "),
         ({"mirror": "false"}, [], "mirror is 'false'"),
+        ({"shift": True}, [], "shift is True"),
+        ({"shift": -1}, [], "shift is -1"),
         ({"crop": 0}, [], "crop is 0"),
         ({"mean": [10**400, 0, 0]}, [], "mean is "),
         ({"fit": "squash"}, [], "fit is 'squash'"),
@@ -131,13 +134,14 @@ def test_older_versions_read_crops_as_they_do_and_refuse_what_they_do_not_know(
 ):
     """They take a file with any other key than these for one of a newer version."""
     known = {"resize", "crop", "mean", "std", "mirror"}
-    for fit, more in (("crop", set()), ("pad", {"fit"}), ("stretch", {"fit"})):
-        path = tmp_path / f"{fit}.safetensors"
-        write(path, fit=fit)
-        assert load_bundle(path).preprocessing.fit == fit
+    for options in ({}, {"fit": "pad"}, {"fit": "stretch"}, {"shift": 1}):
+        path = tmp_path / "m.safetensors"
+        write(path, **options)
+        size = load_bundle(path).preprocessing
+        assert size == replace(size, **options)
         with safe_open(path, framework="np") as file:
             said = json.loads(file.metadata()["preprocessing"])
-        assert set(said) == known | more
+        assert set(said) == known | set(options)
     assert (tmp_path / "crop.safetensors").read_bytes() == whole.read_bytes()
 
 

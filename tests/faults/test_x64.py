@@ -57,6 +57,7 @@ def test_transforms_give_the_same_in_64_bits(name):
         image = jnp.asarray(PIXELS)
         batch = {"image": image.astype(jnp.float32) if name in MIXES else image}
         batch |= {"label": jnp.asarray(LABELS, jnp.int32)}
+        batch |= {name: jnp.asarray(LABELS, jnp.int32) for name in ("index", "epoch")}
         batch |= {"size": jnp.full((6, 2), 36, jnp.int32)}
         return TRANSFORMS[name](jax.random.key(0), batch)
 
