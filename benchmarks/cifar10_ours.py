@@ -1,6 +1,9 @@
-"""Our side of `benchmarks.cifar10`: the epoch of `experiments.cifar10`."""
+"""Our side of `benchmarks.cifar10` and `.repeats`: epochs of `experiments.cifar10`."""
+
+from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.worker import Case
@@ -9,6 +12,7 @@ from experiments.command.console import Console
 from experiments.command.options import parse
 from experiments.training.classifier import make_classifier
 from experiments.training.recipe import ClassifierRecipe
+from experiments.training.training import compute_type
 from jaxvision import ops
 from jaxvision.data import Dataset, Split
 
@@ -18,19 +22,8 @@ def epoch(*, preset: str, images: int) -> Case:
     config = parse(
         cifar10.Config, ["--preset", preset], prog="", presets=cifar10.PRESETS
     )
-    rng = np.random.default_rng(0)
-    split = Split(
-        rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
-        np.arange(images, dtype=np.int32) % 10,
-        tuple(map(str, range(images))),
-    )
-    classes = tuple(map(str, range(10)))
-    dataset = Dataset(name="noise", classes=classes, train=split, val=split)
-    (name,) = config.model
-    start = cifar10.build(name, dataset, dropout=config.dropout, seed=0)
-    recipe = ClassifierRecipe.of(config)
-    training = make_classifier(dataset, start, recipe, console=Console()).training
-    plan, state = training.plan, training.start(start.model)
+    training, model = _training(config, images)
+    plan, state = training.plan, training.start(model)
     sums = plan.no_sums()
 
     def run(calls):
@@ -43,3 +36,56 @@ def epoch(*, preset: str, images: int) -> Case:
 
     run(1)
     return Case(run, {"backend": ops.backend(), "batch": config.batch_size})
+
+
+def repeats(*, net: str, images: int, seeds: int, together: bool) -> Case:
+    """An epoch of as many runs as there are `seeds`, by the preset original_cnn.
+
+    In one program, or one after the other.
+    """
+    argv = ["--preset", "original_cnn", "--model", net]
+    config = parse(cifar10.Config, argv, prog="", presets=cifar10.PRESETS)
+    training, model = _training(config, images)
+    plan = training.plan
+    # Copies, for each is donated.
+    begun = jax.tree.map(jnp.copy, (training.start(model), plan.no_sums()))
+    runs = [jax.tree.map(jnp.copy, begun) for _ in range(seeds)]
+    keys = jax.random.split(plan.key, seeds)
+    orders = jnp.stack([plan.order(seed) for seed in range(seeds)])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *runs)
+
+    def run(calls):
+        nonlocal stacked
+        for _ in range(calls):
+            if together:
+                stacked = training.run_seeds(
+                    *stacked, plan.data, orders, 0, plan.steps, keys
+                )
+                continue
+            for seed in range(seeds):
+                runs[seed] = plan.run_steps(
+                    *runs[seed], plan.data, orders[seed], 0, plan.steps, keys[seed]
+                )
+        jax.block_until_ready((runs, stacked))
+
+    run(1)
+    return Case(run, {"backend": ops.backend(), "batch": config.batch_size})
+
+
+def _training(config, images):
+    """The training of made images, and a model."""
+    rng = np.random.default_rng(0)
+    split = Split(
+        rng.integers(0, 256, (images, 32, 32, 3), np.uint8),
+        np.arange(images, dtype=np.int32) % 10,
+        tuple(map(str, range(images))),
+    )
+    classes = tuple(map(str, range(10)))
+    dataset = Dataset(name="noise", classes=classes, train=split, val=split)
+    (name,) = config.model
+    start = cifar10.build(name, dataset, dropout=config.dropout, seed=0)
+    console = Console()
+    dtype = compute_type(config.dtype, console=console)
+    recipe = replace(ClassifierRecipe.of(config), dtype=dtype)
+    training = make_classifier(dataset, start, recipe, console=console).training
+    return training, start.model

@@ -1,4 +1,4 @@
-"""The recipe of `--preset speed`, on small data: what it trains, and to the same bits."""
+"""The recipe of `--preset speed` on small data: what it trains, to the same bits."""
 
 from dataclasses import replace
 

@@ -133,6 +133,42 @@ def test_batch_says_which_images_it_has_and_in_which_epoch():
         np.testing.assert_array_equal(images, data()["image"][order[:20]])
 
 
+def test_runs_of_several_seeds_in_one_program_are_those_of_each():
+    """Two epochs, with BatchNorm, dropout and an augmentation by the run's own keys."""
+    keys = jax.random.split(KEY, 3)
+    orders = [jax.vmap(lambda k: jax.random.permutation(k, 22))(keys)] * 2
+
+    def start(seed):
+        apply, params, stats = functionalize(Net(rngs=nnx.Rngs(seed)))
+        tx = optim.make_optimizer(Optim(), 0.1)
+        step = train.make_train_step(apply, losses.classification(), tx)
+        return step, train.init_state(params, stats, tx)
+
+    def stacked(trees):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+    step, _ = start(0)
+    many = train.make_epoch_of_seeds(step, PREPARED, batch_size=4, mesh=MESH)
+    alone = train.make_epoch(step, PREPARED, batch_size=4, mesh=MESH)
+    states = stacked([start(seed)[1] for seed in range(3)])
+    singles = [start(seed)[1] for seed in range(3)]
+    for order in orders:
+        sums = stacked([zero_sums()] * 3)
+        for begin, end in ((0, 2), (2, 5)):
+            states, sums = many(states, sums, data(), order, begin, end, keys)
+        for index in range(3):
+            singles[index], expected = alone(
+                singles[index], zero_sums(), data(), order[index], 0, 5, keys[index]
+            )
+            np.testing.assert_allclose(
+                sums["loss"][index] / 5, expected["loss"] / 5, rtol=1e-4
+            )
+    chex.assert_trees_all_close(states, stacked(singles), rtol=1e-4, atol=1e-5)
+    # They are three runs, not one.
+    heads = np.asarray(states.params["head"]["kernel"])
+    assert np.abs(heads[0] - heads[1]).max() > 0.01
+
+
 def test_epoch_equals_a_loop_of_steps():
     _, step, state = setup()
     run = train.make_epoch(step, PREPARED, batch_size=4, mesh=MESH)

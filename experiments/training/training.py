@@ -105,6 +105,8 @@ class Training(NamedTuple):
     plan: Plan
     start: Callable[[nnx.Module], train.TrainState]
     """The state before the first step."""
+    run_seeds: Callable
+    """`plan.run_steps` for several runs at once; see `train.make_epoch_of_seeds`."""
 
 
 def make_training(
@@ -147,14 +149,18 @@ def make_training(
         ema=ema,
         accumulate=recipe.accumulate,
     )
-    plan = Plan(
-        run_steps=train.make_epoch(
+    run_steps, run_seeds = (
+        make(
             step,
             task.transforms,
             batch_size=recipe.batch_size,
             mesh=mesh,
             streams=task.streams,
-        ),
+        )
+        for make in (train.make_epoch, train.make_epoch_of_seeds)
+    )
+    plan = Plan(
+        run_steps=run_steps,
         data=place(dict(task.data)),
         fingerprint=task.fingerprint,
         metrics=task.metrics,
@@ -191,7 +197,7 @@ def make_training(
             f"--batch-size {recipe.batch_size}, images of {trained.size} pixels: "
             f"{error}"
         ) from error
-    return Training(plan, start)
+    return Training(plan, start, run_seeds)
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
