@@ -1,5 +1,6 @@
-"""Our side of `benchmarks.cifar10` and `.repeats`: epochs of `experiments.cifar10`."""
+"""Our side of `benchmarks.cifar10`, `.repeats` and `.gpu`: `experiments.cifar10`."""
 
+import time
 from dataclasses import replace
 
 import jax
@@ -10,7 +11,7 @@ from benchmarks.worker import Case
 from experiments import cifar10
 from experiments.command.console import Console
 from experiments.command.options import parse
-from experiments.training.classifier import make_classifier
+from experiments.training.classifier import make_classifier, open_data
 from experiments.training.recipe import ClassifierRecipe
 from experiments.training.training import compute_type
 from jaxvision import ops
@@ -70,6 +71,46 @@ def repeats(*, net: str, images: int, seeds: int, together: bool) -> Case:
 
     run(1)
     return Case(run, {"backend": ops.backend(), "batch": config.batch_size})
+
+
+def record(*, data: str, argv: list[str], seeds: int) -> Case:
+    """The preset speed, so many times; its facts have each run's seconds and accuracy.
+
+    As the records count it: the whitening, all epochs, and the answers for the
+    validation images by six views; neither compilation nor the data's way here.
+    """
+    argv = ["--preset", "speed", "--data", data, *argv]
+    config = parse(cifar10.Config, argv, prog="", presets=cifar10.PRESETS)
+    console = Console()
+    dataset = open_data(config.data, cifar10.CIFAR10, train_size=32, console=console)
+    dtype = compute_type(config.dtype, console=console)
+    recipe = replace(ClassifierRecipe.of(config), dtype=dtype)
+    labels = jnp.asarray(dataset.val.labels)
+    facts = {"seconds": [], "accuracy": []}
+    classifier = None
+    for seed in range(-1, seeds):  # the first one compiles
+        begun = time.perf_counter()
+        cifar10.whitened(dataset)
+        whitening = time.perf_counter() - begun
+        start = cifar10.build(config.model[0], dataset, dropout=None, seed=max(seed, 0))
+        classifier = classifier or make_classifier(
+            dataset, start, recipe, console=console
+        )
+        training = classifier.seeded(max(seed, 0)).training
+        plan, state = training.plan, jax.block_until_ready(training.start(start.model))
+        begun = time.perf_counter()
+        for epoch in range(plan.epochs):
+            state, _ = plan.run_steps(
+                *(state, plan.no_sums(), plan.data, plan.order(epoch)),
+                *(0, plan.steps, plan.key),
+            )
+        logits = classifier.predict(state.params, state.stats)
+        accuracy = float((logits.argmax(-1) == labels).mean())
+        if seed >= 0:
+            facts["seconds"].append(whitening + time.perf_counter() - begun)
+            facts["accuracy"].append(accuracy)
+    known = {"backend": ops.backend(), "batch": config.batch_size, "dtype": dtype}
+    return Case(lambda calls: None, facts | known)
 
 
 def _training(config, images):

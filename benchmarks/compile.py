@@ -19,6 +19,7 @@ from benchmarks.nets import NETS
 from benchmarks.pair import Task, Worker, WorkerError
 from benchmarks.program import Options, Table, look_at_machine, run, variables
 from benchmarks.results import Row
+from benchmarks.train_step import MODES
 
 EAGER, COMPILED = "PyTorch", "torch.compile"
 
@@ -59,9 +60,7 @@ def rows(config: Config, name: str) -> Sequence[Row]:
     with tempfile.TemporaryDirectory() as folder:
         times = [first_step(ours, config, folder) for _ in ("cold", "warm")]
         for peer in config.peers:
-            theirs = Task(
-                "benchmarks.peers:first_step", case | {"compiled": peer == "compile"}
-            )
+            theirs = Task("benchmarks.peers:first_step", case | {"mode": MODES[peer]})
             peer_folder = os.path.join(folder, peer)
             for temperature, mine in zip(("cold", "warm"), times, strict=True):
                 other = first_step(theirs, config, peer_folder)

@@ -1,6 +1,7 @@
 """PyTorch's side of the comparisons: cases for `benchmarks.worker`.
 
-Each function prepares a case, run once, and returns it. Images are channels_last.
+Each function prepares a case, run once, and returns it. Images are channels_last;
+`mode` is torch.compile's, or None for eager.
 """
 
 import time
@@ -36,9 +37,11 @@ def copy(*, size: int) -> Case:
     return _repeated(lambda: b.copy_(a), bytes=8 * size)
 
 
-def train_step(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> Case:
+def train_step(
+    *, net: str, batch: int, size: int, dtype: str, mode: str | None
+) -> Case:
     """The whole training step on normalised images that are ready; its bounds."""
-    step, moved, parameters = _training(net, batch, size, dtype, compiled)
+    step, moved, parameters = _training(net, batch, size, dtype, mode)
     with flops.counter() as counter:
         step(eager=True)
     return _repeated(
@@ -50,13 +53,13 @@ def train_step(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -
     )
 
 
-def forward(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> Case:
+def forward(*, net: str, batch: int, size: int, dtype: str, mode: str | None) -> Case:
     """The forward pass in evaluation mode; its bounds."""
     model = _model(net).eval()
     images = _noise(batch, size)
     with torch.inference_mode(), flops.counter() as counter:
         moved = _bytes(model, images)
-    call = torch.compile(model) if compiled else model
+    call = _compiled(model, mode)
 
     def run():
         with torch.inference_mode(), _precision(dtype):
@@ -145,9 +148,11 @@ def norm_relu(*, shape: list[int], both: bool) -> Case:
     return _repeated(call, bytes=4 * x.numel() * (5 if both else 2))
 
 
-def first_step(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> Case:
+def first_step(
+    *, net: str, batch: int, size: int, dtype: str, mode: str | None
+) -> Case:
     """How long the first training step takes, with all that is compiled for it."""
-    step, _, _ = _training(net, batch, size, dtype, compiled)
+    step, _, _ = _training(net, batch, size, dtype, mode)
     _wait()
     begun = time.perf_counter()
     step()
@@ -155,7 +160,7 @@ def first_step(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -
     return Case(lambda calls: None, {"seconds": time.perf_counter() - begun})
 
 
-def _training(net, batch, size, dtype, compiled):
+def _training(net, batch, size, dtype, mode):
     """The step, the bytes of its forward pass, and the number of its parameters."""
     model = _model(net).train()
     objective = twins.objective(net).to(DEVICE)
@@ -169,7 +174,7 @@ def _training(net, batch, size, dtype, compiled):
     optimizer = torch.optim.SGD(
         model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4
     )
-    fast = torch.compile(model) if compiled else model
+    fast = _compiled(model, mode)
 
     def step(*, eager=False):
         optimizer.zero_grad()
@@ -179,6 +184,20 @@ def _training(net, batch, size, dtype, compiled):
         optimizer.step()
 
     return step, moved, sum(p.numel() for p in model.parameters())
+
+
+def _compiled(model, mode):
+    """The model as `mode` runs it."""
+    if mode is None:
+        return model
+    compiled = torch.compile(model, mode=mode)
+
+    def call(images):
+        # What a CUDA graph gave last is used up: the next call may write over it.
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(images)
+
+    return call
 
 
 def _model(net):

@@ -27,8 +27,12 @@ from benchmarks.program import (
 PEERS = {
     "eager": "PyTorch",
     "compile": "torch.compile",
+    "autotune": "torch.compile, max-autotune",
     "loop": "ours, a call a step",
 }
+MODES = {"eager": None, "compile": "default", "autotune": "max-autotune"}
+"""What torch.compile is asked for. Its default waits for the CPU between the kernels of
+a GPU; max-autotune replays CUDA graphs, and takes minutes to compile."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,16 @@ class Config:
 
     backend: Literal["auto", "onednn", "jax", "xla"] = "auto"
     """Our convolutions; jax is what serves where oneDNN is absent."""
-    peers: tuple[Literal["eager", "compile", "loop"], ...] = ("eager",)
-    """eager and compile: PyTorch's; loop: our step in a loop beside our step alone."""
+    peers: tuple[Literal["eager", "compile", "autotune", "loop"], ...] = ("eager",)
+    """eager, compile and autotune, which is the fair one on a GPU: PyTorch's; loop: our
+    step in a loop beside our step alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: ours in mixed precision, PyTorch's under autocast."""
     batches: tuple[int, ...] = ()
     """Images a step; by default the net's own, on a GPU 128."""
     sizes: tuple[int, ...] = ()
-    """Pixels a side of ImageNet's nets; by default 224. The others have one size."""
+    """Pixels a side of ImageNet's nets, 32 or more; by default 224. The others have one
+    size."""
     options: Annotated[Options, tyro.conf.arg(name="")] = Options()
 
 
@@ -77,8 +83,7 @@ def _groups(
             own = (batch, size) == (net.batch, net.size)
             limits = net.limits if own else lambda backend: OTHERWISE.get(backend, {})
             fields |= limits(config.backend)
-        compiled = {**case, "compiled": peer == "compile"}
-        theirs = Task("benchmarks.peers:train_step", compiled)
+        theirs = Task("benchmarks.peers:train_step", {**case, "mode": MODES[peer]})
         group.append(Job(fields, alone, theirs, batch))
     yield group
     if "loop" in config.peers:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -218,12 +219,17 @@ def build(name: str, dataset: Dataset, *, dropout: float | None, seed: int) -> S
             module.rate = dropout
     if not isinstance(model, cifar.FastCNN):
         return Start(name, model, CIFAR10)
-    images = to_float(jnp.asarray(dataset.train.images[:5000]))
-    images = normalize(images, mean=CIFAR10.mean, std=CIFAR10.std)
-    model.whiten.kernel[...] = jnp.asarray(cifar.whitening(np.asarray(images)))
+    model.whiten.kernel[...] = whitened(dataset)
     return Start(
         name, model, CIFAR10, frozen=("whiten.kernel",), brief=("whiten.bias",)
     )
+
+
+def whitened(dataset: Dataset) -> jax.Array:
+    """The kernel of `FastCNN.whiten` for the training images."""
+    images = to_float(jnp.asarray(dataset.train.images[:5000]))
+    images = normalize(images, mean=CIFAR10.mean, std=CIFAR10.std)
+    return jnp.asarray(cifar.whitening(np.asarray(images)))
 
 
 def _start(cell: grid.Cell, dataset: Dataset) -> Start:
