@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import augment, data, inference, ops, program, results, train_step
+from benchmarks import (
+    augment,
+    data,
+    inference,
+    ops,
+    program,
+    repeats,
+    results,
+    train_step,
+)
 from benchmarks import compile as compile_times
 from benchmarks.nets import GPU_BATCH, NETS
 from benchmarks.pair import Comparison, Pair, Plan, Task, Timing, Worker, WorkerError
@@ -231,9 +240,16 @@ def test_rows_of_one_program_differ_in_their_keys():
     every = Options()
     found = {
         "train_step": train_step.jobs(
-            train_step.Config(peers=("eager", "compile", "loop")), list(NETS), CPU
+            train_step.Config(peers=(*train_step.MODES, "loop")), list(NETS), CPU
         ),
-        "inference": inference.jobs(inference.Config(), list(NETS), CPU),
+        "inference": inference.jobs(
+            inference.Config(peers=tuple(train_step.MODES), sizes=(32, 96)),
+            list(NETS),
+            CPU,
+        ),
+        "repeats": repeats.jobs(
+            repeats.Config(seeds=(2, 4)), list(repeats.NETS), on_cpu=True
+        ),
         "augment": augment.jobs(augment.Config(), list(augment.PEERS)),
         "data": data.jobs(Path("photos"), list(data.PEERS), count=4),
         "ops": [list(ops.jobs([*ops.CONVOLUTIONS, *ops.OTHERS], quick=False))],
@@ -298,6 +314,7 @@ def test_twins_compute_the_same(net, float64):
         ("augment",),
         ("data", "--only", "pillow"),
         ("compile", "--only", "fcn"),
+        ("repeats", "--only", "fcn", "--seeds", "2"),
         ("ops", "--only", "grouped", "2x2 max pool", "BatchNorm and ReLU"),
     ],
     ids=lambda arguments: arguments[0],
