@@ -3,6 +3,7 @@
 python -m experiments.cifar10 --model cnn
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +31,7 @@ from experiments.training.classifier import (
     run,
 )
 from experiments.training.recipe import ClassifierRecipe, Pipeline
+from experiments.training.together import Member, fit_together, seeds_at_once
 from experiments.training.training import (
     Start,
     compute_type,
@@ -128,7 +130,8 @@ class Config(Machines, ClassifierRecipe, Subject):
     """The optimiser and its schedule."""
     augment: Pipeline = "crop_flip"
     repeats: int = limited(1, at_least(1, most=grid.MOST_REPEATS))
-    """Runs of each model, with the seeds from --seed on, by one compiled program."""
+    """Runs of each model, with the seeds from --seed on, by one compiled program; on a
+    single GPU or TPU all at once."""
     output: Path = Path("runs")
     """Where the run folder is made: OUTPUT/cifar10/N."""
     resume: Path | None = None
@@ -198,13 +201,38 @@ def main(config: Config) -> dict[str, float]:
             stop=stop,
         )
 
+    # All seeds of a model by one program, where the device has room for it.
+    def together(cells: Sequence[grid.Cell], runs: Sequence[Run]) -> None:
+        most = seeds_at_once()
+        if most == 1 or config.patience:
+            return
+        members, classifier = [], training_of(cells[0].chosen["model"])
+        for cell, one in zip(cells, runs, strict=True):
+            training = classifier.seeded(cell.config.seed).training
+            state = training.start(_start(cell, dataset).model)
+            members.append(Member(training.plan, state, one.path))
+        fit_together(
+            classifier.training.run_seeds,
+            members,
+            most=most,
+            console=console,
+            stop=stop,
+        )
+
     if config.resume is None:
         into = new_run(config.output, "cifar10", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
     else:
         into = open_run(config.resume)
     with stop_on_signals() as stop:
-        numbers = grid.run(cells, into, run_cell, console=console, data=config.data)
+        numbers = grid.run(
+            cells,
+            into,
+            run_cell,
+            console=console,
+            data=config.data,
+            together=together,
+        )
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers

@@ -159,7 +159,11 @@ def steps(folder: str | Path) -> list[int]:
 
 
 def restore(
-    folder: str | Path, target: Any, *, best: Best | None = None
+    folder: str | Path,
+    target: Any,
+    *,
+    best: Best | None = None,
+    last: int | None = None,
 ) -> Restored | None:
     """The newest whole step, bit for bit, or None where nothing was ever saved.
 
@@ -170,6 +174,7 @@ def restore(
         or a Python number comes back as such.
       best: where given, the best whole step by this number instead of the newest; steps
         without the number come last.
+      last: where given, no later step than this.
 
     Raises:
       CheckpointError: every step is damaged (each reason is listed), or the leaves of
@@ -179,6 +184,8 @@ def restore(
     folder = Path(folder).absolute()
     skipped = []
     for step in _ranked(folder, best):
+        if last is not None and step > last:
+            continue
         path = folder / str(step)
         fault = _fault(path)
         if fault is None:

@@ -181,9 +181,9 @@ def test_state_without_a_scale_has_the_leaves_and_the_program_of_old():
 def test_scale_that_no_gradient_fits_ends_the_run(scale, sound):
     """Else its steps would change nothing, and the loss would look well."""
     _, state = setup()
-    assert loop._is_sound(state)
+    assert loop.is_sound(state)
     lost = LossScale(jnp.float32(scale), jnp.int32(0))
-    assert loop._is_sound(dataclasses.replace(state, loss_scale=lost)) == sound
+    assert loop.is_sound(dataclasses.replace(state, loss_scale=lost)) == sound
 
 
 def test_checkpoint_holds_the_scale_and_goes_on_to_the_same_bits(tmp_path):

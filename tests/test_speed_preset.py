@@ -63,13 +63,13 @@ def test_it_learns_and_answers_by_six_views(finished):
 
 def test_whitening_stays_after_its_epochs(config, tmp_path, monkeypatch):
     seen = []
-    original = loop._end_epoch
+    original = loop.end_epoch
 
     def looking(at, plan, folder, means):
         seen.append(jax.device_get(at.state.params["whiten"]))
         return original(at, plan, folder, means)
 
-    monkeypatch.setattr(loop, "_end_epoch", looking)
+    monkeypatch.setattr(loop, "end_epoch", looking)
     cifar10.main(replace(config, epochs=2, output=tmp_path))
     first, second = seen
     assert np.abs(first["bias"]).max() > 0

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ LONGEST = 100
 """Characters of a folder's name, the seed aside."""
 MOST_REPEATS = 1000
 """Seeds of one variant, each of which is a folder."""
+
+
+Together = Callable[[Sequence["Cell"], Sequence[Run]], None]
+"""`together(cells, runs)`, for those that differ in their seeds."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,7 @@ def run(
     console: Console,
     notes: Sequence[str] = (),
     data: str | None = None,
+    together: Together | None = None,
 ) -> Numbers | None:
     """Runs all cells that are not complete, each in a folder of its own, and compares.
 
@@ -115,6 +121,8 @@ def run(
       notes: warnings that a reader of the comparison must not miss.
       data: where the photos are, which may be elsewhere than when the runs began: then
         complete ones are looked at again, to see whether they are the same photos.
+      together: is given all runs of a variant before the first that is not complete,
+        and may do what they have in common; `run_cell` does the rest of each.
 
     Returns:
       The first cell's numbers; None where a signal stopped the run.
@@ -123,9 +131,37 @@ def run(
       RunError: another process writes into the folder.
     """
     with saved_in(into.path), one_writer(into.path):
+        if together is not None:
+            run_cell = _after(together, cells, into, run_cell)
         return _run(
             cells, into, _moved(run_cell, data), console=console, notes=notes, data=data
         )
+
+
+def _after(
+    together: Together,
+    cells: Sequence[Cell],
+    into: Run,
+    run_cell: Callable[[Cell, Run], Numbers | None],
+) -> Callable[[Cell, Run], Numbers | None]:
+    """`run_cell`, before whose first run of a variant comes what its runs share."""
+    done = set()
+
+    def run(cell: Cell, one: Run) -> Numbers | None:
+        alike = [other for other in cells if other.variant == cell.variant]
+        if len(alike) > 1 and cell.variant not in done:
+            done.add(cell.variant)
+            with ExitStack() as stack:
+                runs = []
+                for other in alike:
+                    path = into.path / other.name
+                    runs.append(one if other is cell else _begun(other, path))
+                    if other is not cell:  # whose lock its own run has
+                        stack.enter_context(one_writer(path))
+                together(alike, runs)
+        return run_cell(cell, one)
+
+    return run
 
 
 def _moved(

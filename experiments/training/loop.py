@@ -72,11 +72,11 @@ def _train(
             except _DivergedError as error:
                 saver.wait()
                 raise RunError(
-                    _diverged(folder / "checkpoints", at.epoch, error.step)
+                    diverged(folder / "checkpoints", at.epoch, error.step)
                 ) from None
             if at.start < plan.steps:
                 break
-            line = _end_epoch(at, plan, folder, means)
+            line = end_epoch(at, plan, folder, means)
             saved.save(saver, at, plan)
             last = at.epoch, at.start
             console.say(line)
@@ -139,12 +139,12 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
             f"{pace * plan.batch_size:.0f} images/s",
         )
     # The loss is older than the last update, which may have been the bad one.
-    if not _is_sound(at.state):
+    if not is_sound(at.state):
         raise _DivergedError(at.start)
     return means
 
 
-def _end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:
+def end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:
     """Judges the epoch, keeps its model where it is the best, adds its row.
 
     Returns:
@@ -195,7 +195,7 @@ def _line(title: str, row: dict[str, float]) -> str:
     return f"{title}: {', '.join(numbers)}, {speed}"
 
 
-def _is_sound(state: TrainState) -> bool:
+def is_sound(state: TrainState) -> bool:
     """Whether all weights are finite, and the loss scale is not lost.
 
     It is where step after step had gradients that were not finite, and changed nothing.
@@ -204,7 +204,8 @@ def _is_sound(state: TrainState) -> bool:
     return not lost and bool(all_finite((state.params, state.stats)))
 
 
-def _diverged(checkpoints: Path, epoch: int, step: int) -> str:
+def diverged(checkpoints: Path, epoch: int, step: int) -> str:
+    """What to say of a run whose numbers are no longer finite, and what to do."""
     where = (
         f"the last good checkpoint is kept in {checkpoints}"
         if checkpoint.steps(checkpoints)

@@ -67,7 +67,7 @@ def save(saver: checkpoint.Saver, at: Place, plan: Plan) -> None:
     """Begins to save where the training stands."""
     ended = at.history and at.start == 0
     saver.save(
-        at.epoch * (plan.steps + 1) + at.start,
+        step_of(at, plan),
         {"state": at.state, "sums": at.sums},
         metadata={
             "history": at.history,
@@ -83,13 +83,27 @@ def save(saver: checkpoint.Saver, at: Place, plan: Plan) -> None:
     )
 
 
-def restored(at: Place, plan: Plan, folder: Path, console: Console) -> Place:
+def step_of(at: Place, plan: Plan) -> int:
+    """The number of the checkpoint of a place: the later it is, the larger."""
+    return at.epoch * (plan.steps + 1) + at.start
+
+
+def restored(
+    at: Place,
+    plan: Plan,
+    folder: Path,
+    console: Console,
+    *,
+    last: int | None = None,
+) -> Place:
     """The place of the newest checkpoint that is whole, or `at`.
+
+    With `last` no later one than that step of `step_of`.
 
     Raises:
       UsageError: the checkpoint is of other data or options.
     """
-    found = checkpoint.restore(folder / "checkpoints", _abstract(at))
+    found = checkpoint.restore(folder / "checkpoints", _abstract(at), last=last)
     check_alike(lambda: {"checkpoint": str(found and found.step)})
     if found is None:
         return at

@@ -114,6 +114,6 @@ def test_run_stopped_in_its_first_epoch_needs_no_weights_file(
 
 
 def test_cure_of_a_diverged_run_is_a_new_one(tmp_path):
-    words = loop._diverged(tmp_path, 0, 1)
+    words = loop.diverged(tmp_path, 0, 1)
     assert "Start a new run with a smaller --optim.lr" in words
     assert "--resume goes on by the run's own options" in words
