@@ -20,7 +20,7 @@ from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
-from experiments.command.signals import interrupted, stop_on_signals
+from experiments.command.signals import Stop, interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
@@ -201,23 +201,9 @@ def main(config: Config) -> dict[str, float]:
             stop=stop,
         )
 
-    # All seeds of a model by one program, where the device has room for it.
     def together(cells: Sequence[grid.Cell], runs: Sequence[Run]) -> None:
-        most = seeds_at_once()
-        if most == 1 or config.patience:
-            return
-        members, classifier = [], training_of(cells[0].chosen["model"])
-        for cell, one in zip(cells, runs, strict=True):
-            training = classifier.seeded(cell.config.seed).training
-            state = training.start(_start(cell, dataset).model)
-            members.append(Member(training.plan, state, one.path))
-        fit_together(
-            classifier.training.run_seeds,
-            members,
-            most=most,
-            console=console,
-            stop=stop,
-        )
+        classifier = training_of(cells[0].chosen["model"])
+        _train_together(cells, runs, classifier, dataset, console=console, stop=stop)
 
     if config.resume is None:
         into = new_run(config.output, "cifar10", to_dict(replace(config, config=None)))
@@ -231,11 +217,33 @@ def main(config: Config) -> dict[str, float]:
             run_cell,
             console=console,
             data=config.data,
-            together=together,
+            together=None if config.patience else together,
         )
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers
+
+
+def _train_together(
+    cells: Sequence[grid.Cell],
+    runs: Sequence[Run],
+    classifier: ClassifierTraining,
+    dataset: Dataset,
+    *,
+    console: Console,
+    stop: Stop,
+) -> None:
+    """All seeds of a model by one program, where the device has room for it."""
+    most = seeds_at_once()
+    if most == 1:
+        return
+    members = []
+    for cell, one in zip(cells, runs, strict=True):
+        training = classifier.seeded(cell.config.seed).training
+        state = training.start(_start(cell, dataset).model)
+        members.append(Member(training.plan, state, one.path))
+    run_seeds = classifier.training.run_seeds
+    fit_together(run_seeds, members, most=most, console=console, stop=stop)
 
 
 def build(name: str, dataset: Dataset, *, dropout: float | None, seed: int) -> Start:

@@ -1,15 +1,16 @@
 """Optimisers and schedules with torch's arithmetic, and what of a model is trained."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 from flax import traverse_util
+from jax.typing import ArrayLike
 
 from jaxvision.functional import has_prefix
 from jaxvision.typing import Array, Tree
@@ -160,7 +161,7 @@ def _muon(
     cifar10-airbench, whose rates are of a sum over 2000 images: ours are of a mean.
     """
 
-    def rate(step: Array) -> Array | float:
+    def rate(step: ArrayLike) -> ArrayLike:
         return learning_rate(step) if callable(learning_rate) else learning_rate
 
     def sgd(lr: float, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -171,7 +172,7 @@ def _muon(
         )
 
     def following(lr: float) -> optax.GradientTransformation:
-        return sgd(lr, lambda step: lr / config.lr * rate(step))
+        return sgd(lr, lambda step: lr / config.lr * jnp.asarray(rate(step)))
 
     kernels = optax.chain(
         # Its own momentum corrects a bias that a direction alone has not.
@@ -187,7 +188,7 @@ def _muon(
         ),
         optax.scale_by_learning_rate(learning_rate),
     )
-    groups = {
+    groups: dict[Hashable, optax.GradientTransformation] = {
         "kernel": kernels,
         "linear": following(config.head_lr),
         "bias": following(config.bias_lr),
@@ -197,7 +198,7 @@ def _muon(
         "scale": optax.set_to_zero(),
     }
 
-    def group(path: Sequence[jax.tree_util.DictKey], leaf: Array) -> str:
+    def group(path: Sequence[Any], leaf: Array) -> str:
         names = tuple(str(part.key) for part in path)
         if has_prefix(names, brief):
             return "brief"
@@ -214,7 +215,7 @@ KERNEL = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
 """A convolution's as a matrix: what a filter sums over, then the filters."""
 
 
-def _renormalized(updates: Tree, params: Tree | None) -> Tree:
+def _renormalized(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
     """Updates that also bring each kernel, before its step, to norm 1 a filter.
 
     That is to the root of the number of filters over all.

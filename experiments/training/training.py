@@ -135,30 +135,12 @@ def make_training(
         recipe.optim, steps_per_epoch=steps, epochs=recipe.epochs
     )
     tx = optim.make_optimizer(
-        recipe.optim,
-        schedule,
+        *(recipe.optim, schedule),
         layers=trained.layers,
         brief=trained.brief,
         brief_steps=steps * recipe.optim.brief_epochs,
     )
-    step = train.make_train_step(
-        trained.apply,
-        task.loss_fn,
-        tx,
-        frozen=frozen,
-        ema=ema,
-        accumulate=recipe.accumulate,
-    )
-    run_steps, run_seeds = (
-        make(
-            step,
-            task.transforms,
-            batch_size=recipe.batch_size,
-            mesh=mesh,
-            streams=task.streams,
-        )
-        for make in (train.make_epoch, train.make_epoch_of_seeds)
-    )
+    run_steps, run_seeds = _programs(task, trained, recipe, tx, mesh)
     plan = Plan(
         run_steps=run_steps,
         data=place(dict(task.data)),
@@ -198,6 +180,30 @@ def make_training(
             f"{error}"
         ) from error
     return Training(plan, start, run_seeds)
+
+
+def _programs(
+    task: Task,
+    trained: Trainable,
+    recipe: Recipe,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> tuple[Callable, Callable]:
+    """The epoch of one run and that of several, which are compiled where called."""
+    step = train.make_train_step(
+        *(trained.apply, task.loss_fn, tx),
+        frozen=trained.frozen,
+        ema=recipe.ema,
+        accumulate=recipe.accumulate,
+    )
+    options: dict[str, Any] = {
+        "batch_size": recipe.batch_size,
+        "mesh": mesh,
+        "streams": task.streams,
+    }
+    make = train.make_epoch, train.make_epoch_of_seeds
+    one, several = (one(step, task.transforms, **options) for one in make)
+    return one, several
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
