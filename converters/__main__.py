@@ -251,7 +251,7 @@ def main(*, argv: list[str] | None = None) -> None:
         ACTIONS[type(command)](command)
     except ValueError as error:
         sys.exit(_fail(error, 2))
-    except (BoundError, download.WeightsError, ModuleNotFoundError, OSError) as error:
+    except (BoundError, download.DownloadError, ModuleNotFoundError, OSError) as error:
         sys.exit(_fail(error, 1))
 
 

@@ -131,7 +131,7 @@ def served(server):
 
 def refusal(row=ROW, *, options=QUICK) -> str:
     """The message of the failure, which always says what to put where, in one line."""
-    with pytest.raises(download.WeightsError) as caught:
+    with pytest.raises(download.DownloadError) as caught:
         download.fetch(row, **options)
     message = str(caught.value)
     assert "\n" not in message
