@@ -19,6 +19,7 @@ from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.training import Start
 from jaxvision import models
+from jaxvision.download import DownloadError
 from jaxvision.preprocess import Preprocessing
 
 RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
@@ -91,7 +92,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
                 which=row.version,
                 progress=lambda done, total: show(title, done, total or size, ""),
             )
-    except download.DownloadError as error:
+    except DownloadError as error:
         raise RunError(str(error)) from error
     return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
 
