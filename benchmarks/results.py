@@ -37,6 +37,8 @@ COLUMNS = {
     "images_per_second": "images/s",
     "accuracy": "accuracy",
     "seeds": "seeds",
+    "ours_mib": "ours MiB",
+    "peer_mib": "peer MiB",
     "bound_ms": "bound ms",
     "bound_share": "of bound",
     "must": "must",

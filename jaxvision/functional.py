@@ -1,6 +1,7 @@
 """The boundary between objects and functions: the only file that splits modules."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -123,10 +124,19 @@ def mirrored(apply: Apply, *, shift: int = 0) -> Apply:
 
 def _moved(images: Images, shift: int) -> tuple[Images, Images]:
     """The images moved up and left, and down and right, mirrored in at the border."""
-    sides = ((0, 0), (shift, shift), (shift, shift), (0, 0))
-    padded = jnp.pad(images, sides, mode="reflect")
-    cut = 2 * shift
-    return padded[:, cut:, cut:], padded[:, :-cut, :-cut]
+
+    def moved(x, axis: int, by: int):
+        # Not by `jnp.pad`, whose reflection is a gather, which ONNX has not.
+        cut = partial(jax.lax.slice_in_dim, axis=axis)
+        side = x.shape[axis]
+        if by > 0:
+            parts = cut(x, by, side), jnp.flip(cut(x, side - 1 - by, side - 1), axis)
+        else:
+            parts = jnp.flip(cut(x, 1, 1 - by), axis), cut(x, 0, side + by)
+        return jnp.concatenate(parts, axis)
+
+    up, down = (moved(moved(images, 1, by), 2, by) for by in (shift, -shift))
+    return up, down
 
 
 def order_of_use(
