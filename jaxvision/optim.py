@@ -8,7 +8,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
-import optax.contrib
 from flax import traverse_util
 from jax.typing import ArrayLike
 
@@ -174,18 +173,11 @@ def _muon(
     def following(lr: float) -> optax.GradientTransformation:
         return sgd(lr, lambda step: lr / config.lr * jnp.asarray(rate(step)))
 
+    # Not `optax.contrib.scale_by_muon`: its momentum corrects a bias that a direction
+    # has not, and releases differ in whether it scales by the matrix's shape.
     kernels = optax.chain(
-        # Its own momentum corrects a bias that a direction alone has not.
         optax.trace(config.momentum, nesterov=config.nesterov),
-        optax.contrib.scale_by_muon(
-            ns_steps=3,
-            beta=0.0,
-            eps=1e-7,
-            nesterov=False,
-            weight_dimension_numbers=lambda updates: jax.tree.map(
-                lambda _: KERNEL, updates
-            ),
-        ),
+        optax.stateless(lambda updates, _: jax.tree.map(orthogonalized, updates)),
         optax.scale_by_learning_rate(learning_rate),
     )
     groups: dict[Hashable, optax.GradientTransformation] = {
@@ -211,8 +203,32 @@ def _muon(
     )
 
 
-KERNEL = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
-"""A convolution's as a matrix: what a filter sums over, then the filters."""
+def orthogonalized(kernel: Array, *, steps: int = 3) -> Array:
+    """A matrix near the nearest one with orthonormal rows or columns.
+
+    Its singular vectors stay, its singular values come near one, those that are far
+    smaller than the largest last.
+
+    Args:
+      kernel: `(..., cout)`, taken as a matrix of `cout` columns.
+      steps: of Newton and Schulz's iteration.
+
+    Reference: Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+    2024, https://kellerjordan.github.io/posts/muon.
+    """
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (jnp.linalg.norm(x) + 1e-7)
+    first, third, fifth = NEWTON_SCHULZ
+    for _ in range(steps):
+        gram = x @ x.T
+        x = first * x + (third * gram + fifth * gram @ gram) @ x
+    return (x.T if tall else x).reshape(kernel.shape)
+
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Of the powers 1, 3 and 5: steep at zero, so that few steps are enough."""
 
 
 def _renormalized(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:

@@ -119,24 +119,26 @@ def test_muon_and_the_sgd_beside_it_equal_torch(float64):
             np.testing.assert_array_equal(layers[name]["scale"], 1)
 
 
-def test_muon_steps_are_nearly_orthogonal():
-    """Of the singular values, which differ by 1:100, all come near one."""
+@pytest.mark.parametrize("shape", [(3, 3, 2, 16), (3, 3, 2, 40), (2, 1, 8, 16)])
+def test_orthogonalized_kernel_is_near_the_polar_factor(shape):
+    """Singular values that differ by 1:5 come near one, their vectors stay."""
     rng = np.random.default_rng(1)
-    u, _ = np.linalg.qr(rng.standard_normal((18, 16)))
-    v, _ = np.linalg.qr(rng.standard_normal((16, 16)))
-    matrix = (u * np.geomspace(1, 0.2, 16)) @ v.T
-    kernel = {"kernel": jnp.asarray(matrix.reshape(3, 3, 2, 16), jnp.float32)}
-    tx = optim.make_optimizer(RATES, 1.0)
-    # A start of zero but for rounding: what comes of it is the step alone.
-    start = jax.tree.map(lambda x: 1e-12 * jnp.ones_like(x), kernel)
-    updates, _ = tx.update(kernel, tx.init(start), start)
-    moved = start["kernel"] * (4 / jnp.linalg.norm(start["kernel"].ravel()))
-    step = moved - (start["kernel"] + updates["kernel"])
-    step = np.asarray(step, np.float64).reshape(18, 16)
-    values = np.linalg.svd(step, compute_uv=False)
+    rows, columns = np.prod(shape[:-1]), shape[-1]
+    rank = min(rows, columns)
+    u, _ = np.linalg.qr(rng.standard_normal((rows, rank)))
+    v, _ = np.linalg.qr(rng.standard_normal((columns, rank)))
+    matrix = (7 * u * np.geomspace(1, 0.2, rank)) @ v.T
+    kernel = jnp.asarray(matrix.reshape(shape), jnp.float32)
+    found = np.asarray(optim.orthogonalized(kernel), np.float64).reshape(rows, columns)
+    values = np.linalg.svd(found, compute_uv=False)
     assert 0.5 < values.min() and values.max() < 1.25
-    # Its direction is that of the polar factor.
-    assert (step * (u @ v.T)).sum() > 0.97 * np.linalg.norm(step) * 4
+    inside = u.T @ found @ v
+    np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-5)
+    np.testing.assert_allclose(found, u @ inside @ v.T, atol=1e-5)
+    # More steps leave each singular value in the band around one.
+    more = np.asarray(optim.orthogonalized(kernel, steps=8)).reshape(rows, columns)
+    values = np.linalg.svd(more, compute_uv=False)
+    assert 0.65 < values.min() and values.max() < 1.25
 
 
 def test_clip_bounds_the_global_norm():
