@@ -22,8 +22,9 @@ class Optim:
     """The optimiser and its learning-rate schedule."""
 
     name: Literal["sgd", "adam", "adamw", "muon"] = "sgd"
-    """sgd and adam add weight decay to the gradient, as in torch; adamw does not. muon
-    trains the kernels of convolutions by orthogonal steps, the rest by sgd."""
+    """sgd and adam add weight decay to the gradient, as in torch; adamw does not. muon,
+    for nets with BatchNorm, keeps the norm of the convolutions' kernels, which it moves
+    by orthogonal steps, and trains the rest by sgd."""
     lr: float = 0.01
     """Largest learning rate."""
     momentum: float = 0.9
