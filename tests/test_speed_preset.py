@@ -61,6 +61,7 @@ def test_it_learns_and_answers_by_six_views(finished):
             assert np.abs(block[layer]["bias"]).max() > 0
 
 
+@pytest.mark.slow
 def test_whitening_stays_after_its_epochs(config, tmp_path, monkeypatch):
     seen = []
     original = loop.end_epoch
@@ -77,6 +78,7 @@ def test_whitening_stays_after_its_epochs(config, tmp_path, monkeypatch):
     np.testing.assert_array_equal(first["kernel"], second["kernel"])
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_bits_of_an_unbroken_one(
     finished, config, tmp_path, monkeypatch
 ):

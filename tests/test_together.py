@@ -87,6 +87,7 @@ def test_on_a_cpu_each_run_is_for_itself():
     assert together.seeds_at_once() == 1
 
 
+@pytest.mark.slow
 def test_runs_at_once_are_the_single_runs_to_rounding(config, alone, at_once, tmp_path):
     numbers = cifar10.main(replace(config, output=tmp_path))
     folder = tmp_path / "cifar10" / "1"
