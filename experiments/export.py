@@ -71,6 +71,11 @@ def main(config: Config) -> dict[str, float]:
             f"--quantize {config.quantize}: only --to onnx has such a form"
         )
     bundle = open_model(config.run)
+    if bundle.certainty.label_thresholds:
+        raise UsageError(
+            f"{config.run} gives a photo several labels, and an export gives one: use "
+            "predict, or take the weights alone by python -m converters export"
+        )
     target = _target(config)
     with tempfile.TemporaryDirectory() as scratch:
         photos = (

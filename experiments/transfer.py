@@ -20,6 +20,7 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.answers import check_alone, check_balance
 from experiments.training.backbones import (
     build,
     check_backbones,
@@ -179,6 +180,7 @@ def make_cells(config: Config) -> list[grid.Cell]:
         raise UsageError("--find-lr: give one backbone, and one of each other option")
     for cell in cells:
         frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
+        check_balance(ClassifierRecipe.of(config, chosen=cell.chosen))
     return cells
 
 
@@ -326,6 +328,7 @@ def main(config: Config) -> dict[str, float]:
     waiting = []
     if config.resume is None:
         waiting.append(make_ready(cells[0]))
+        check_alone(waiting[0].dataset, len(cells))
         _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         console.say(f"run folder: {into.path}")
