@@ -26,6 +26,7 @@ from experiments.training.backbones import (
     check_backbones,
     choose_weights,
     common_weights,
+    in_folder,
     resumed_weights,
     scaled,
 )
@@ -85,8 +86,9 @@ class Subject:
     two of each family."""
     data: Annotated[str, arg(help=f"{describe_kinds(labelled=True)}.")] = "demo"
     weights: str = "auto"
-    """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
-    with the demo photos and no network it is random, with a warning."""
+    """auto, imagenet, v1, v2, random, a .pth or .safetensors file, or the folder of a
+    run or an export. auto is imagenet; with the demo photos and no network it is
+    random, with a warning."""
     image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     fit: Fit = "crop"
@@ -155,6 +157,7 @@ def resolve(config: Config, *, console: Console) -> Config:
     return replace(
         config,
         backbone=names,
+        weights=in_folder(config.weights),
         epochs=config.epochs or epochs,
         image_size=config.image_size or image_size,
         dtype=compute_type(config.dtype, console=console),
