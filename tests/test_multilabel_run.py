@@ -16,6 +16,7 @@ from converters.bundle import load_bundle, save_bundle
 from experiments import analyze, export, predict, transfer
 from experiments.command.options import UsageError
 from experiments.pages.multilabel_page import describe
+from experiments.runs.comparison import read_results
 from experiments.transfer import Config
 from jaxvision import models
 from jaxvision.calibration import Certainty
@@ -196,6 +197,8 @@ def test_programs_for_one_class_say_so_in_a_line(finished, tmp_path):
     with pytest.raises(UsageError, match="gives a photo several labels, and an export"):
         export.main(export.Config(folder, to="stablehlo", output=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="several labels: runs are compared by accur"):
+        read_results(folder / "results.json")
 
 
 def evaluation(count=30):

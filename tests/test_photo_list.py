@@ -272,3 +272,17 @@ def test_folds_judge_each_photo_once_with_its_labels(tmp_path):
     assert rarest.max() - rarest.min() <= 1
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("fold", [None, (2, 3)])
+def test_list_of_a_folder_is_the_folder(tmp_path, fold):
+    make_folder(tmp_path, {"a": 7, "b": 5})
+    lines = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in
+             sorted(tmp_path.glob("*/*"))]  # fmt: skip
+    spec = write(tmp_path, "\n".join(["path,label", *lines]))
+    one, other = (open_dataset(x, fold=fold, **SIZES) for x in (str(tmp_path), spec))
+    assert one.classes == other.classes and not other.warnings
+    for mine, theirs in ((one.train, other.train), (one.val, other.val)):
+        assert mine.paths == theirs.paths
+        np.testing.assert_array_equal(mine.labels, theirs.labels)
+        np.testing.assert_array_equal(mine.images, theirs.images)
