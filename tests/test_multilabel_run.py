@@ -12,14 +12,18 @@ import yaml
 from flax import nnx
 from PIL import Image
 
-from converters.bundle import load_bundle, save_bundle
+from converters.bundle import Bundle, load_bundle, save_bundle
 from experiments import analyze, export, predict, transfer
+from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.pages.multilabel_page import describe
+from experiments.pages.page import About
 from experiments.runs.comparison import read_results
+from experiments.runs.multilabel_outputs import write_multilabel_outputs
 from experiments.transfer import Config
 from jaxvision import models
 from jaxvision.calibration import Certainty
+from jaxvision.data.dataset import Dataset, Split
 from jaxvision.functional import functionalize
 from jaxvision.multilabel import (
     MultilabelEvaluation,
@@ -30,6 +34,7 @@ from jaxvision.optim import Optim
 from jaxvision.preprocess import Preprocessing
 from jaxvision.tensor_file import open_tensors
 from tests import runs
+from tests.photos import noise
 from tests.runs import check_same_run, metrics_of, rows_of, stop_after
 
 COLOURS = ("red", "green", "blue")
@@ -228,6 +233,39 @@ def test_page_shows_each_label_with_its_mistakes():
     assert given["given_count"] == said.said[:, 2].sum() and not given["missed"]
     shares = [one["share"] for one in given["given"]]
     assert shares == sorted(shares, reverse=True) and len(shares) <= 3
+
+
+def test_photos_of_both_sets_are_named(tmp_path, capsys):
+    said = evaluation()
+    images = np.stack([noise(32, 32, seed=seed) for seed in range(60)])
+    images[40], images[41] = images[3], images[7][:, ::-1]  # also mirrored
+    names = tuple(f"train/{i}" for i in range(30))
+    train = Split(images[:30], said.labels, names)
+    val = Split(images[30:], said.labels, said.paths)
+    data = Dataset("set", said.classes, train, val)
+    certainty = Certainty(label_thresholds=said.thresholds)
+    size = Preprocessing(32, 32)
+    bundle = Bundle("cnn_small", nnx.Module(), said.classes, size, certainty)
+    history = [{"epoch": 1, "train_loss": 1.0, "val_loss": 1.0}]
+    numbers = write_multilabel_outputs(
+        tmp_path,
+        About("title", {}, {}, history, ["another note"]),
+        data,
+        said,
+        bundle,
+        kept="best epoch",
+        console=Console(),
+    )
+    assert numbers["val_macro_f1"] == said.macro_f1
+    rest = np.delete(np.arange(30), [10, 11])
+    found = mean_average_precision(said.labels[rest], said.probabilities[rest])
+    note = (
+        "2 validation images are in the training set too, such as <10>.jpg (train/3), "
+        f"so the result is flattered; of the other 28 it is {found:.1%}"
+    )
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert note in page and "another note" in page
+    assert note in " ".join(capsys.readouterr().out.split())
 
 
 def test_report_escapes_names_and_has_no_matrix(finished):

@@ -1,5 +1,6 @@
 """What a run on photos with several labels leaves: predictions, curves, the report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,14 @@ from rich.table import Table
 from converters.bundle import Bundle
 from experiments.command.console import Console
 from experiments.pages import plots
+from experiments.pages.findings import centre
 from experiments.pages.multilabel_page import describe
 from experiments.pages.page import About, write_report
 from experiments.pages.predictions import write_label_predictions
+from experiments.runs.classifier_outputs import seen_share
+from jaxvision import duplicates
 from jaxvision.data import Dataset
-from jaxvision.multilabel import MultilabelEvaluation
+from jaxvision.multilabel import MultilabelEvaluation, mean_average_precision
 
 
 def write_multilabel_outputs(
@@ -48,6 +52,11 @@ def write_multilabel_outputs(
         labels=evaluation.labels,
     )
     plots.curves(about.history, folder / "curves.png")
+    leaked = _leaked(dataset, bundle)
+    if leaked:
+        about = about._replace(
+            notes=[*about.notes, _leak_note(leaked, dataset, evaluation)]
+        )
     found = describe(dataset.val.images, evaluation)
     page = write_report(folder, about, labels=found)
     console.table(_table(evaluation))
@@ -62,6 +71,33 @@ def write_multilabel_outputs(
         "val_mean_average_precision": evaluation.mean_average_precision,
         "val_macro_f1": evaluation.macro_f1,
     }
+
+
+def _leaked(dataset: Dataset, bundle: Bundle) -> dict[int, int]:
+    """The validation photos that are training photos too, and which of these."""
+    share = seen_share(dataset.train, bundle.preprocessing)
+    pairs = duplicates.between(
+        duplicates.signatures(centre(dataset.train.images, share)),
+        duplicates.signatures(dataset.val.images),
+    )
+    return {pair.second: pair.first for pair in reversed(pairs)}
+
+
+def _leak_note(
+    leaked: Mapping[int, int], dataset: Dataset, evaluation: MultilabelEvaluation
+) -> str:
+    second, first = min(leaked.items())
+    rest = np.delete(np.arange(len(evaluation)), list(leaked))
+    note = (
+        f"{len(leaked)} validation image{'s are' if len(leaked) > 1 else ' is'} in the "
+        f"training set too, such as {evaluation.paths[second]} "
+        f"({dataset.train.paths[first]}), so the result is flattered"
+    )
+    labels, table = evaluation.labels[rest], evaluation.probabilities[rest]
+    if labels.any():
+        found = mean_average_precision(labels, table)
+        note += f"; of the other {len(rest)} it is {found:.1%}"
+    return note
 
 
 def _table(evaluation: MultilabelEvaluation) -> Table:
