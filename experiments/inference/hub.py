@@ -103,7 +103,7 @@ def front_matter(about: About) -> str:
 
 def notes(about: About, name: str) -> list[str]:
     """What the card says of the Hub."""
-    loaded = f"timm has no network with the tensors of {about.name}."
+    loaded = "timm has no network that takes these tensors and computes the same."
     if timm_layers(about) is not None:
         loaded = (
             "timm (1.0 or newer) loads it, and what it says is the logits:\n\n"
