@@ -24,6 +24,7 @@ from experiments.command.signals import Stop, interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.answers import check_alone
 from experiments.training.classifier import (
     ClassifierTraining,
     make_classifier,
@@ -167,6 +168,8 @@ def main(config: Config) -> dict[str, float]:
         replace(config, repeats=1) if config.dry_run else config, axes=("model",)
     )
 
+    check_alone(dataset, len(cells))
+
     # One program serves all seeds of a model; then it makes room for the next.
     @lru_cache(maxsize=1)
     def training_of(name: str) -> ClassifierTraining:
@@ -211,14 +214,9 @@ def main(config: Config) -> dict[str, float]:
     else:
         into = open_run(config.resume)
     with stop_on_signals() as stop:
-        numbers = grid.run(
-            cells,
-            into,
-            run_cell,
-            console=console,
-            data=config.data,
-            together=None if config.patience else together,
-        )
+        options = {"console": console, "data": config.data}
+        options |= {} if config.patience else {"together": together}
+        numbers = grid.run(cells, into, run_cell, **options)
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -21,8 +20,8 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError, check_alike
 from experiments.command.signals import Stop
 from experiments.pages.page import About
-from experiments.runs.classifier_outputs import write_outputs
 from experiments.runs.folder import Run, data_notes, say_data, write_skipped
+from experiments.training.answers import answers_of, check_recipe, mixing
 from experiments.training.data import fetch_data
 from experiments.training.last_layer import (
     frozen_prefixes,
@@ -41,15 +40,14 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, models, parallel, processes, train
-from jaxvision.augment import mix_transform, photo_transform
-from jaxvision.calibration import fit_certainty
+from jaxvision import models, parallel, processes, train
+from jaxvision.augment import photo_transform
 from jaxvision.data import Dataset, Split, open_dataset
-from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
-from jaxvision.typing import Array, LossFn, Transform, Tree
+from jaxvision.sampling import balanced_order
+from jaxvision.typing import Array, Transform, Tree
 
 VIEWS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -84,7 +82,7 @@ def make_classifier(
     *,
     console: Console,
     schedule: optax.Schedule | None = None,
-    keep: str = "val_accuracy",
+    keep: str | None = None,
 ) -> ClassifierTraining:
     """All that trains a model on `dataset` by a recipe.
 
@@ -98,7 +96,7 @@ def make_classifier(
       console: shows the progress of that computation.
       schedule: the learning rate by step, in place of the recipe's own.
       keep: the column whose largest value marks the epoch whose model is kept; `epoch`
-        keeps the last.
+        keeps the last. By default accuracy, of several labels average precision.
 
     Raises:
       UsageError: the batch does not fit the devices, the data or the model.
@@ -108,6 +106,8 @@ def make_classifier(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
+    answers = answers_of(dataset)
+    check_recipe(recipe, dataset)
     preprocessing = replace(start.preprocessing, **VIEWS[recipe.tta])
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     trained = make_trainable(
@@ -133,24 +133,20 @@ def make_classifier(
     # A new best epoch has been asked already when it is kept.
     predict = _remembered(lambda params, stats: forward(params, stats, val_images))
 
-    def evaluate(params, stats):
-        logits = predict(params, stats)
-        return {
-            "val_loss": float(losses.cross_entropy(logits, val_labels)),
-            "val_accuracy": float((logits.argmax(-1) == val_labels).mean()),
-        }
-
     classes = len(dataset.classes)
     task = Task(
         data={"image": inputs.train, "label": dataset.train.labels},
         fingerprint=_fingerprint(dataset.train, dataset.classes),
         judged=_fingerprint(dataset.val, dataset.classes),
-        transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
-        loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
-        metrics=("loss", "accuracy"),
-        evaluate=evaluate,
+        transforms=[*inputs.transforms, *mixing(recipe, num_classes=classes)],
+        loss_fn=answers.loss(recipe, dataset.train.labels, num_classes=classes),
+        metrics=answers.metrics,
+        evaluate=lambda *arrays: answers.judge(predict(*arrays), val_labels),
         keep=_keeper(start.name, dataset, preprocessing, predict),
-        judged_by=keep,
+        judged_by=keep or answers.judged_by,
+        draw=balanced_order(dataset.train.labels)
+        if recipe.sampler == "balanced"
+        else None,
         options=options,
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
@@ -218,8 +214,8 @@ def _keeper(
     """Writes a model, with what its answers for the validation images are worth."""
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
-        table = softmax(predict(params, stats)).astype(np.float32)
-        certainty = fit_certainty(dataset.val.labels, table)
+        logits = predict(params, stats)
+        certainty = answers_of(dataset).certainty(dataset.val.labels, logits)
         if not processes.is_first():
             return
         params, stats = jax.device_get((params, stats))
@@ -234,22 +230,6 @@ def _keeper(
         )
 
     return keep
-
-
-def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
-    if recipe.mix == "none":
-        return []
-    alpha = recipe.mix_alpha
-    return [mix_transform(recipe.mix, alpha=alpha, num_classes=num_classes)]
-
-
-def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> LossFn:
-    weights = None
-    if recipe.class_weights == "balanced":
-        weights = losses.balanced_weights(jnp.asarray(labels), num_classes=num_classes)
-    return losses.classification(
-        class_weights=weights, label_smoothing=recipe.label_smoothing
-    )
 
 
 def open_data(
@@ -335,19 +315,19 @@ def run(
     bundle = load_bundle(into.path / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
     logits = classifier.predict(params, stats)
-    val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
-    # As in the table, from which the report can be built anew.
-    probabilities = softmax(logits).astype(np.float32)
-    evaluation = Evaluation(val.paths, val.labels, probabilities, classes)
+    answers = answers_of(dataset)
+    evaluation = answers.evaluation(dataset, logits, bundle)
     notes = [*about.notes, *data_notes(dataset)]
-    said = history[plan.best(history) - 1]["val_accuracy"]
-    if abs(said - evaluation.accuracy) > 1e-6:
+    said = history[plan.best(history) - 1][answers.judged_by]
+    score = answers.score(evaluation)
+    if abs(said - score) > 1e-6:
+        what = answers.judged_by.removeprefix("val_").replace("_", " ")
         notes.append(
-            f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
-            f"epoch that it is of had {said:.2%} when it ended: it is not that model"
+            f"model.safetensors has the {what} {score:.2%}, and the epoch that it is "
+            f"of had {said:.2%} when it ended: it is not that model"
         )
     numbers = processes.from_first(
-        lambda: write_outputs(
+        lambda: answers.write(
             into.path,
             about._replace(history=history, notes=notes),
             dataset,
@@ -357,11 +337,12 @@ def run(
             console=console,
         )
     )
+    size, classes = bundle.preprocessing.crop, dataset.classes
     cost = multiply_adds(bundle.name, size=size, num_classes=len(classes))
     return numbers | {
         "parameters": count_parameters(start.model),
         "gflop": cost / 1e9,
-        "images": len(val),
+        "images": len(dataset.val),
     }
 
 

@@ -43,6 +43,8 @@ class Plan:
     """Called with a new best epoch's state and the folder, before its checkpoint."""
     repeat: int = 1
     """How often an epoch shows each image, where a random crop of it is another one."""
+    draw: Callable[[jax.Array], jax.Array] | None = None
+    """Draws the order of an epoch from its key; none: each image comes once."""
     patience: int = 0
     """Epochs without a better one before the training ends early; 0: it never does."""
     judged: str = ""
@@ -67,6 +69,8 @@ class Plan:
     def order(self, epoch: int) -> jax.Array:
         """The order of the images in an epoch, counted from zero."""
         key = jax.random.fold_in(self.key, epoch)
+        if self.draw is not None:
+            return self.draw(key)
         count = len(self.data["image"])
         return jax.random.permutation(key, self.repeat * count) % count
 

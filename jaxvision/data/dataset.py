@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxvision.data.photo import ArrayPhotos, Photo, Source
+from jaxvision.data.photo import ArrayPhotos, Photo, Source, labels_of
 from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
 from jaxvision.data.split import fold_aside, set_aside
@@ -21,7 +21,8 @@ class Split:
 
     Attributes:
       images: uint8, `(n, h, w, 3)`, RGB.
-      labels: int32, `(n,)`: indices into `Dataset.classes`.
+      labels: int32, `(n,)`: indices into `Dataset.classes`. Where an image has several
+        labels: uint8, `(n, classes)`, 1 where a label holds.
       paths: where each image came from; of images that are no files, a name.
       sizes: height and width of the photographs themselves, int `(n, 2)`, where they
         are known.
@@ -35,6 +36,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image has any number of labels, and not one class."""
+        return self.labels.ndim == 2
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -42,7 +48,8 @@ class Dataset:
 
     Attributes:
       name: the folder's or file's name, or `demo`.
-      classes: their names; of a folder in sorted order, as in ImageFolder.
+      classes: their names; of a folder in sorted order, as in ImageFolder. Where an
+        image has several labels, those.
       train: squares from which training crops are taken (`preprocess.square_image`).
       val: what evaluation sees (`preprocess.eval_image`).
       skipped: one `path: reason` for each file that could not be read.
@@ -92,8 +99,9 @@ def open_dataset(
     Args:
       spec: `demo`; `cifar10` or `oxford_iiit_pet`, which are fetched where they are not
         here; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
-        which is split; a `.npz` file with Keras's keys; or `tfds:NAME`, an image
-        classification set of TensorFlow Datasets. All are in `sources.KINDS`.
+        which is split; a `.csv` or `.jsonl` list (`photo_list`); a `.npz` file with
+        Keras's keys; or `tfds:NAME`, an image classification set of TensorFlow
+        Datasets. All are in `sources.KINDS`.
       train_size: side of the training squares, in pixels.
       eval_resize: the short side to which evaluation resizes.
       eval_crop: side of the evaluation crops.
@@ -116,7 +124,7 @@ def open_dataset(
         )
     sizes = _Sizes(train_size, eval_resize, eval_crop, fit)
     guesses: Guesses = {}
-    read = partial(_read, sizes=sizes, progress=progress, guesses=guesses)
+    read = partial(_read, source, sizes=sizes, progress=progress, guesses=guesses)
     check = partial(_check_readable, source, spec=spec)
     if source.val or fold is not None:
         sides = source.train, source.val
@@ -139,6 +147,7 @@ def open_dataset(
 
 
 def _read(
+    source: Source,
     train: Sequence[Photo],
     val: Sequence[Photo],
     *,
@@ -169,13 +178,22 @@ def _read(
         if images is None:
             images, bad = decode(photos, tick=tick, guesses=guesses)
         kept = [photo for index, photo in enumerate(photos) if index not in bad]
-        labels = np.array([photo.label() for photo in kept], np.int32)
+        labels = _labels(kept, source)
         split = Split(images, labels, tuple(photo.name for photo in kept))
         found.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
     if seen:
         shapes = np.array([seen[index] for index in sorted(seen)])
         found[1] = found[1]._replace(split=replace(found[1].split, sizes=shapes))
     return found
+
+
+def _labels(photos: Sequence[Photo], source: Source) -> np.ndarray:
+    if not source.is_multilabel:
+        return np.array([photo.label() for photo in photos], np.int32)
+    labels = np.zeros((len(photos), len(source.classes)), np.uint8)
+    for row, photo in zip(labels, photos, strict=True):
+        row[list(labels_of(photo))] = 1
+    return labels
 
 
 def _array(photos: Sequence[Photo], side: int) -> np.ndarray | None:
@@ -193,18 +211,21 @@ def _check_readable(
     spec: str,
 ) -> None:
     absent = _absent(labels, source)
-    if absent and source.class_roots:
-        name, root = source.classes[absent[0]], source.class_roots[side]
-        lines = [f" ({_line(*one)})" for one in bad if one[0].label() == absent[0]]
+    if absent and (source.class_roots or source.is_list):
+        name, place, what = source.classes[absent[0]], source.place, "lines"
+        if source.class_roots:
+            place, what = source.class_roots[side] / name, "folder"
+        lines = [f" ({_line(*one)})" for one in bad if absent[0] in labels_of(one[0])]
         raise ValueError(
-            f"none of the images of class {name!r} in {root / name} can be read"
-            f"{lines[0] if lines else ''}: replace them or remove the folder"
+            f"none of the images of class {name!r} in {place} can be read"
+            f"{lines[0] if lines else ''}: replace them or remove the {what}"
         )
     if not len(labels):
         raise ValueError(f"data {spec!r}: no image can be read; {_line(*bad[0])}")
 
 
 def _absent(labels: np.ndarray, source: Source) -> list[int]:
+    labels = np.nonzero(labels)[1] if source.is_multilabel else labels
     present = set(labels.tolist())
     return [label for label in range(len(source.classes)) if label not in present]
 

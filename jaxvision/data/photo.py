@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+Label = int | tuple[int, ...] | None
+"""The index of a class, those of several labels, or None where there are no classes."""
+
 
 def _no_label() -> None:
     return None
@@ -24,16 +27,24 @@ class Photo:
       name: where it is from, for people; of a file its path, in UTF-8.
       key: its name within its source, wherever that lies; chance goes by it.
       open: gives it upright, in RGB, or raises UnreadableImageError.
-      label: gives the index of its class; None where there are no classes. Some
-        sources have to read the photograph for it.
+      label: gives the index of its class, or in rising order those of its labels; None
+        where there are no classes. Some sources have to read the photograph for it.
       is_gray: whether it is stored as a grey one, whose three channels are equal.
     """
 
     name: str
     key: str
     open: Callable[[], Image.Image]
-    label: Callable[[], int | None] = _no_label
+    label: Callable[[], Label] = _no_label
     is_gray: Callable[[], bool] = _in_colour
+
+
+def labels_of(photo: Photo) -> tuple[int, ...]:
+    """The indices of a photograph's labels; none where there are no classes."""
+    label = photo.label()
+    if isinstance(label, tuple):
+        return label
+    return () if label is None else (label,)
 
 
 class ArrayPhotos(Sequence[Photo]):
@@ -84,6 +95,8 @@ class Source:
       classes: their names, by label; none where the photographs have no labels.
       class_roots: the folders, of `train` and of `val`, in which each class has a
         folder of its own; None where classes are no folders.
+      is_multilabel: whether a photograph has any number of labels, and not one class.
+      is_list: whether a file at `place` lists the photographs and their labels.
       undivided: gives all photographs whole; None where those of both splits are.
       taken: in words, which folders were taken as the splits; empty where that goes
         without saying.
@@ -96,6 +109,8 @@ class Source:
     val: Sequence[Photo] = ()
     classes: tuple[str, ...] = ()
     class_roots: tuple[Path, Path] | None = None
+    is_multilabel: bool = False
+    is_list: bool = False
     undivided: Callable[[], Sequence[Photo]] | None = None
     taken: str = ""
     warnings: Sequence[str] = ()

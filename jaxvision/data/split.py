@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from jaxvision.data.photo import Photo, Source
+from jaxvision.data.photo import Photo, Source, labels_of
 
 VAL_SHARE = 0.2
+_Group = tuple[int | None, ...]
 
 
 def set_aside(
@@ -14,7 +15,8 @@ def set_aside(
 ) -> tuple[list[Photo], list[Photo]]:
     """The photographs of `source.train` divided: training and, a fifth, validation.
 
-    Class by class where there are classes; at least one photograph on each side. They
+    Class by class where there are classes, label by label where there are several a
+    photograph; at least one photograph of each on each side. They
     are ranked by a hash of the seed and their keys: neither their order nor the version
     of a random generator matters, and a new one moves no more than one other across.
 
@@ -27,12 +29,10 @@ def set_aside(
       ValueError: there is one photograph only, or less than two of a class.
     """
     photos = [photo for photo in source.train if photo.key not in without]
-    groups: dict[int | None, list[int]]
-    groups = {label: [] for label in range(len(source.classes))} or {None: []}
-    for index, photo in enumerate(photos):
-        groups[photo.label()].append(index)
-    for name, group in zip(source.classes, groups.values(), strict=False):
-        if len(group) < 2:
+    labels, groups = _grouped(photos, source)
+    for label, group in groups.items():
+        if label is not None and len(group) < 2:
+            name = source.classes[label]
             place = source.class_roots[0] / name if source.class_roots else source.place
             raise ValueError(
                 f"class {name!r} has {'one' if group else 'no'} readable image in "
@@ -43,10 +43,26 @@ def set_aside(
             f"there is one photo only in {source.place}: two are needed, one to train "
             "on and one to judge by"
         )
-    chosen = set()
-    for group in groups.values():
+    # Of several labels the rarest first: the others come along with it.
+    left = {label: len(group) for label, group in groups.items()}
+    chosen: set[int] = set()
+    for label in sorted(groups, key=lambda label: len(groups[label])):
+        group = groups[label]
         count = min(max(1, round(VAL_SHARE * len(group))), len(group) - 1)
-        chosen.update(_ranked(photos, group, seed=seed)[: max(0, count)])
+        missing = count - len(chosen.intersection(group))
+        for index in _ranked(photos, group, seed=seed):
+            if missing <= 0:
+                break
+            if index not in chosen and all(left[own] > 1 for own in labels[index]):
+                chosen.add(index)
+                missing -= 1
+                left |= {own: left[own] - 1 for own in labels[index]}
+        if label is not None and left[label] == len(group):
+            raise ValueError(
+                f"no division of {source.place} leaves photos of "
+                f"{source.classes[label]!r} on both sides: add some, or say in a "
+                "column split which are to validate"
+            )
     return (
         [photo for index, photo in enumerate(photos) if index not in chosen],
         [photo for index, photo in enumerate(photos) if index in chosen],
@@ -74,15 +90,18 @@ def fold_aside(
     if not 1 <= number <= folds:
         raise ValueError(f"there is no part {number} of {folds}")
     photos = [*source.train, *source.val]
+    labels, groups = _grouped(photos, source)
     dealt: list[int] = []
-    for label, name in enumerate(source.classes):
-        group = [i for i, photo in enumerate(photos) if photo.label() == label]
-        if len(group) < folds:
+    for label, group in groups.items():
+        if label is not None and len(group) < folds:
             raise ValueError(
-                f"class {name!r} has {len(group)} images in {source.place}, which make "
-                f"no {folds} parts: add some, or ask for fewer parts"
+                f"class {source.classes[label]!r} has {len(group)} images in "
+                f"{source.place}, which make no {folds} parts: add some, or ask for "
+                "fewer parts"
             )
-        dealt += _ranked(photos, group, seed=seed)
+        # A photograph with several labels is dealt with the rarest.
+        mine = [i for i in group if label == _rarest(labels[i], groups)]
+        dealt += _ranked(photos, mine, seed=seed)
     chosen = set(dealt[number - 1 :: folds])
     return (
         [photo for index, photo in enumerate(photos) if index not in chosen],
@@ -94,6 +113,26 @@ def choose(photos: Sequence[Photo], count: int, *, seed: int) -> list[Photo]:
     """`count` of the photographs, or all, in their order; which, is ranked likewise."""
     chosen = sorted(_ranked(photos, range(len(photos)), seed=seed)[:count])
     return [photos[index] for index in chosen]
+
+
+def _grouped(
+    photos: Sequence[Photo], source: Source
+) -> tuple[list[_Group], dict[int | None, list[int]]]:
+    """The groups of each photograph, and the photographs of each: its labels, or None.
+
+    Every class is a group, and those without a label, if there are any, are one.
+    """
+    labels: list[_Group] = [labels_of(photo) or (None,) for photo in photos]
+    groups: dict[int | None, list[int]]
+    groups = {label: [] for label in range(len(source.classes))}
+    for index, own in enumerate(labels):
+        for label in own:
+            groups.setdefault(label, []).append(index)
+    return labels, groups
+
+
+def _rarest(own: _Group, groups: Mapping[int | None, Sequence[int]]) -> int | None:
+    return min(own, key=lambda label: len(groups[label]))
 
 
 def _ranked(photos: Sequence[Photo], group: Sequence[int], *, seed: int) -> list[int]:
