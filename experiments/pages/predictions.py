@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 
+from experiments.inference.unsure import UNSURE
 from experiments.pages.cells import csv_line, unguarded
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import atomic_path, regular_file
@@ -15,8 +16,6 @@ from jaxvision.typing import Array, Float
 
 FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
 """The columns before the probabilities, which are named like their classes."""
-UNSURE = "unsure"
-"""The prediction for an image whose most probable class is not probable enough."""
 
 Probabilities = Float[np.ndarray, "_ _"] | Float[Array, "_ _"]
 
