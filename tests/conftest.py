@@ -30,7 +30,15 @@ EXTRAS = {
     "app": NEEDED,
     "torch": ("torch", "torchvision"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
-    "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),
+    "serve": ("tornado",),
+    "test": (
+        "array_record",
+        "tensorflow_datasets",
+        "jupytext",
+        "nbclient",
+        "nbformat",
+        "playwright",
+    ),
 }
 """What the tests import of each extra, beside the requirements of pytest itself."""
 MISSING = {

@@ -109,7 +109,7 @@ def test_pictures_are_made_where_they_are_wished_for(page, tmp_path):
             assert image.size == (side, side)
     assert said["file"] == "hidden bee.PNG"
     assert said["nearest"] == []
-    assert "Only a run knows its training photos" in said["nearest_note"]
+    assert "there is no config.yaml beside the model" in said["nearest_note"]
 
 
 def test_nearest_are_the_runs_own_training_photos(tmp_path):

@@ -66,7 +66,7 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
             "net": model.name,
             "classes": list(model.classes),
             "folders": safe_folders(model.classes),
-            "facts": _facts(model, limit, precision),
+            "facts": {"From": str(path)} | _facts(model, limit, precision),
         },
         answers={"/predict": answer},
         warm=lambda: _warm(model, predict, explain, device),
@@ -77,7 +77,6 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
 def _facts(model: Portable, limit: float, precision: float | None) -> dict[str, str]:
     size, certainty = model.preprocessing, model.certainty
     facts = {
-        "Net": model.name,
         "Classes": str(len(model.classes)),
         "Sees": f"{size.crop} x {size.crop} pixels ({size.fit})",
         "Probabilities": f"after a temperature of {certainty.temperature:.3g}"

@@ -66,7 +66,7 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
             "task": "enlarge",
             "net": model,
             "scale": times,
-            "facts": {"Net": model, "Makes photos": f"{times} times as wide and high"},
+            "facts": {"At most": f"{LARGEST / 1e6:.0f} megapixels afterwards"},
         },
         answers={"/enlarge": answer},
         warm=warm,

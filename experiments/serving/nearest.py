@@ -126,8 +126,12 @@ def training_photos(run: Path) -> tuple[list[tuple[Photo, str]], str]:
       run: its folder, or a file in it.
     """
     folder = run if run.is_dir() else run.parent
-    if not (folder / CONFIG).is_file():
-        return [], "Only a run knows its training photos; this is a model alone."
+    for name in (CONFIG, "predictions.csv"):
+        if not (folder / name).is_file():
+            return [], (
+                f"The training photos are not known: there is no {name} beside the "
+                "model, as in the folder of a run that has ended."
+            )
     try:
         data = str(open_run(folder).config.get("data", ""))
         judged = set(read_predictions(folder / "predictions.csv").paths)
