@@ -5,6 +5,7 @@ python -m experiments.serve light --scale 3
 """
 
 import os
+import signal
 import sys
 import webbrowser
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def main(config: Config) -> None:
     try:
         serve(service, host=config.host, port=config.port, ready=ready)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is left to be saved
         console.say("stopped")
 
 

@@ -166,8 +166,12 @@ byId("download").addEventListener("click", async () => {
     taken.add(path.toLowerCase());
     files.push([path, file]);
   }
-  save(await zip(files), "corrections.zip");
-  say(`corrections.zip holds ${counted(files.length, "photo")}.`);
+  try {
+    save(await zip(files), "corrections.zip");
+    say(`corrections.zip holds ${counted(files.length, "photo")}.`);
+  } catch (error) { // a file has changed since, say
+    say(`The corrections cannot be packed: ${error.message}`);
+  }
 });
 
 function save(blob, name) {
@@ -187,6 +191,7 @@ async function enlarge(file, signal) {
     make("img", "after", [], { src: after, alt: `${file.name}, enlarged by ${about.net}` }),
     make("span", "edge"),
   ]);
+  await Promise.all([...layers.querySelectorAll("img")].map((image) => image.decode()));
   const frame = make("div", "window", layers, { tabIndex: -1 });
   const slider = make("input", "", [], { type: "range", min: 0, max: 100, value: 50 });
   slider.setAttribute("aria-label", "How much of the left is before, in percent");

@@ -40,6 +40,7 @@ async function zip(files) {
     directory.push(fields(46, [[4, 0x02014b50], [2, 20], ...common, [2, 0], [2, 0], [2, 0], [4, 0], [4, offset]]), name);
     offset += 30 + name.length + blob.size;
     length += 46 + name.length;
+    if (offset + length > 2 ** 32 - 100) throw new Error("more than 4 GB: fewer at a time");
   }
   const end = [[4, 0x06054b50], [2, 0], [2, 0], [2, files.length], [2, files.length], [4, length], [4, offset], [2, 0]];
   return new Blob([...parts, ...directory, fields(22, end)], { type: "application/zip" });
