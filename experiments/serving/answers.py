@@ -84,7 +84,8 @@ def _facts(model: Portable, limit: float, precision: float | None) -> dict[str, 
         else "the net's own",
     }
     if precision is not None:
-        facts["Unsure"] = f"below {limit:.1%}, for {precision:.1%} right answers"
+        which = f"below {limit:.1%}" if limit else "never"
+        facts["Unsure"] = f"{which}, for {precision:.1%} right answers"
     return facts
 
 
