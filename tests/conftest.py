@@ -31,6 +31,8 @@ EXTRAS = {
     "torch": ("torch", "torchvision"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
     "serve": ("tornado",),
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
     "test": (
         "array_record",
         "tensorflow_datasets",

@@ -13,7 +13,7 @@ from jaxvision.train import TrainState
 
 History = list[dict[str, float]]
 
-FREE = ("epochs", "patience")
+FREE = ("epochs", "patience", "log")
 """Options that a run which goes on may have other values of."""
 
 
@@ -47,6 +47,8 @@ class Plan:
     """Epochs without a better one before the training ends early; 0: it never does."""
     judged: str = ""
     """A digest of what the epochs are judged by."""
+    log: tuple[str, ...] = ()
+    """Where else the history goes: keys of `runs.logs.KINDS`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """All else that decides what comes of it, as JSON holds it; `FREE` may change."""
 
