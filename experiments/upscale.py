@@ -9,9 +9,8 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 from tyro.conf import Positional, arg
 
 from experiments.command.console import Console
@@ -19,24 +18,15 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import enlarge_pixels, make_enlarger
 from experiments.inference.inputs import find_images
 from experiments.inference.picture import (
-    Picture,
+    FORMATS,
     check_mode,
-    composed,
     opened,
     read_picture,
+    write_picture,
 )
 from experiments.inference.trained import open_network
-from jaxvision.files import atomic_path
 
 MODULE = "experiments.upscale"
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    "JPEG": (".jpg", {"quality": 95, "subsampling": 0}),
-    "MPO": (".jpg", {"format": "JPEG", "quality": 95, "subsampling": 0}),
-    "PNG": (".png", {}),
-    "WEBP": (".webp", {"quality": 95, "method": 4}),
-    "TIFF": (".tif", {"compression": "tiff_deflate"}),
-}
-"""What `--format same` writes, by the format that was read; any other becomes PNG."""
 LONGEST = {".jpg": 65500, ".webp": 16383}
 """Most pixels a side that a format holds, or its writer takes."""
 
@@ -45,8 +35,9 @@ LONGEST = {".jpg": 65500, ".webp": 16383}
 class Config:
     """Makes photographs larger with a trained model.
 
-    The orientation that a camera noted is applied; transparency and the colour profile
-    are kept, other metadata is not. The result is OUTPUT/NAME_x2.png.
+    The orientation that a camera noted is applied; transparency, 16 bits a colour, the
+    colour profile and what was noted of the photo (EXIF, its place too) are kept. The
+    result is OUTPUT/NAME_x2.png.
     """
 
     images: Annotated[
@@ -92,7 +83,7 @@ def main(config: Config) -> list[Path]:
     failed = []
     for source, target in targets.items():
         try:
-            picture = read_picture(source, str(source))
+            picture = read_picture(source)
         except UsageError as error:
             failed.append(str(error))
             continue
@@ -102,10 +93,11 @@ def main(config: Config) -> list[Path]:
                 enlarger,
                 picture.pixels,
                 tile=config.tile,
+                top=picture.top,
                 progress=lambda done, total, s=source: show(s.name, done, total, ""),
             )
             show(f"writing {target.name}", 1, 1, "")  # seconds, of a large photo
-            _write(picture, pixels, target, scale)
+            write_picture(picture, pixels, target)
         height, width = picture.pixels.shape[:2]
         console.say(
             f"{target}: {width} x {height} to {scale * width} x {scale * height} "
@@ -125,9 +117,9 @@ def _targets(config: Config, *, scale: int, console: Console) -> dict[Path, Path
     """
     targets: dict[Path, Path] = {}
     for source in find_images(config.images, console=console):
-        with opened(source, str(source)) as file:
+        with opened(source) as file:
             mode, kind, longest = file.mode, file.format or "", max(file.size)
-        check_mode(str(source), mode)
+        check_mode(source, mode)
         same = config.format == "same" and kind in FORMATS
         suffix = FORMATS[kind][0] if same else ".png"
         if scale * longest > LONGEST.get(suffix, scale * longest):
@@ -159,15 +151,6 @@ def _targets(config: Config, *, scale: int, console: Console) -> dict[Path, Path
                 f"{target} exists: give another --output folder or --overwrite"
             )
     return targets
-
-
-def _write(picture: Picture, pixels: np.ndarray, target: Path, scale: int) -> None:
-    image = composed(picture, pixels, scale=scale)
-    options = next(
-        options for suffix, options in FORMATS.values() if suffix == target.suffix
-    )
-    with atomic_path(target) as temporary:
-        image.save(temporary, icc_profile=picture.profile, **options)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
     def refused(self, status, words):
         """One line of JSON says why."""
-        assert self.status == status, self.body
+        assert self.status == status, self.body[:300]
         assert list(self.json) == ["error"] and words in self.json["error"]
         assert self.body.count(b"\n") == 1
 

@@ -49,12 +49,24 @@ def test_enlargements_are_the_files_of_upscale(page, tmp_path, name, mode):
             np.testing.assert_array_equal(image, large.convert("L"))
 
 
+def test_photo_of_16_bits_stays_one_and_is_compared_in_8(page, tmp_path):
+    grey = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    photo = save(tmp_path / "deep.png", Image.fromarray(grey))
+    (made,) = upscale.main(upscale.Config(images=(photo,), output=tmp_path / "out"))
+    assert page.post("/enlarge", photo).body == made.read_bytes()
+    before = page.post("/enlarge", photo, wishes="&by=bicubic")
+    with Image.open(made) as ours, Image.open(io.BytesIO(before.body)) as image:
+        assert ours.mode == "I;16" and image.mode == "L" and ours.size == image.size
+        values, compared = np.asarray(ours, float) / 257, np.asarray(image, float)
+    assert np.abs(values - compared).mean() < 4
+
+
 def test_what_cannot_be_enlarged_is_refused_in_one_line(page, tmp_path, monkeypatch):
     page.post("/enlarge", bad_file(tmp_path / "t.jpg", "text.jpg")).refused(
         400, "t.jpg: no image"
     )
-    ink = save(tmp_path / "ink.jpg", in_mode("CMYK"))
-    page.post("/enlarge", ink).refused(400, "ink.jpg has pixels of the kind CMYK")
+    numbers = bad_file(tmp_path / "float.tif", "float.tif")
+    page.post("/enlarge", numbers).refused(400, "float.tif has floating-point pixels")
     page.send("POST", "/predict", b"x").refused(404, "nothing here but /, /enlarge")
     page.send("POST", "/enlarge", b"x", Origin="http://attacker.example").refused(
         403, "may send nothing"

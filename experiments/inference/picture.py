@@ -1,80 +1,189 @@
-"""An image file whose pixels are to be enlarged, and what else of it is kept."""
+"""Image files of any kind as pixels to enlarge, and back: nothing is lost unsaid."""
 
+import io
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BufferedReader, BytesIO
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from scipy import ndimage
 
 from experiments.command.options import UsageError
-from jaxvision.data.decode import UnreadableImageError, read_header
-from jaxvision.files import regular_file
+from jaxvision.data.decode import (
+    OpenFile,
+    UnreadableImageError,
+    full_scale,
+    read_header,
+)
+from jaxvision.files import atomic_path, regular_file
 
-MODES = {
-    "RGB": "RGB",
-    "L": "L",
-    "1": "L",
-    "LA": "LA",
-    "RGBA": "RGBA",
-    "P": "RGB",
-    "PA": "RGBA",
-    "RGBX": "RGB",
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "JPEG": (".jpg", {"quality": 95, "subsampling": 0}),
+    "MPO": (".jpg", {"format": "JPEG", "quality": 95, "subsampling": 0}),
+    "PNG": (".png", {}),
+    "WEBP": (".webp", {"quality": 95, "method": 4}),
+    "TIFF": (".tif", {"compression": "tiff_deflate"}),
 }
-"""Pixels that can be enlarged -> as what; a palette with transparency is RGBA."""
+"""What is written of a file that shall stay what it is, by its format; any other
+becomes PNG."""
+GRAY = ("1", "L", "LA", "La")
+NO_COLOURS = {"F": "floating-point pixels"}
+"""Pixels that are no colours until somebody says which."""
+DESCRIPTIVE = (
+    *(0x010D, 0x010E, 0x010F, 0x0110),  # document, description, make, model
+    *(0x0131, 0x0132, 0x013B, 0x013C, 0x8298),  # software, date, artist, copyright
+    *(0x4746, 0x4749, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F),  # ratings and titles
+)
+"""The EXIF tags that are true of a larger image too; those of its layout are not."""
+CAMERA, PLACE = 0x8769, 0x8825
+_ORIENTATION, _WIDTH, _HEIGHT, _INTEROPERABILITY = 0x0112, 0xA002, 0xA003, 0xA005
+_DEEP = {2: "LA", 3: "RGB", 4: "RGBA"}
+_PNG_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}
+_ROWS = 64
+"""Rows of a PNG that are compressed at a time."""
+
+
+Source = Path | bytes
+"""An image file: its path, or its content."""
 
 
 class Picture(NamedTuple):
     """An image file, upright.
 
-    `pixels` is uint8 RGB, of a grey image three times the same, where it is transparent
-    the nearest colour that shows; `alpha` its transparency; `form` the mode to write;
-    `notes` what of the file is not kept.
+    Attributes:
+      pixels: uint8 or uint16 RGB, of a grey image three times the same; where it is
+        transparent, the nearest colour that shows.
+      alpha: its transparency, of the same type, `(h, w)`.
+      form: the mode to write: L, LA, RGB or RGBA.
+      top: the value of white.
+      profile: its colour profile.
+      exif: what a camera or a person noted, without what the size changes.
+      notes: what of the file is not kept.
     """
 
     pixels: np.ndarray
-    alpha: Image.Image | None
+    alpha: np.ndarray | None
     form: str
+    top: int
     profile: bytes | None
+    exif: Image.Exif
     notes: tuple[str, ...]
 
 
-def read_picture(source: Path | BytesIO, name: str) -> Picture:
+@contextmanager
+def opened(source: Source, *, name: object = None) -> Iterator[Image.Image]:
+    """An image file, not decoded yet; `name` is what messages call it, or its path.
+
+    Raises:
+      UsageError: it is none, or cannot be read.
+    """
+    try:
+        # Warnings of large images, which are welcome here, and of odd metadata.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            _file(source) as file,
+            read_header(file) as image,
+        ):
+            yield image
+    except (OSError, UnreadableImageError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{name or source}: {reason}") from error
+
+
+def check_mode(name: object, mode: str) -> None:
+    """Raises UsageError for an image whose pixels are no colours."""
+    if mode in NO_COLOURS:
+        raise UsageError(
+            f"{name} has {NO_COLOURS[mode]}: convert it to 8 or 16 bits first"
+        )
+
+
+def read_picture(source: Source, *, name: object = None) -> Picture:
     """One image file, upright.
 
     Args:
       source: its path, or its content.
-      name: what messages call it.
+      name: what messages call it; by default its path.
 
     Raises:
       UsageError: it is no image that can be enlarged; one line says why.
     """
+    name = name or source
     try:
-        with opened(source, name) as file:
-            notes = _notes(file)
-            profile = file.info.get("icc_profile")
-            file.load()
-            image = _upright(file)
+        with opened(source, name=name) as file:
+            check_mode(name, file.mode)
+            return _read(source, file)
     except UsageError:
         raise
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UsageError(f"{name}: {' '.join(reason.split())}") from error
-    check_mode(name, image.mode)
-    form = "RGBA" if image.has_transparency_data else MODES[image.mode]
-    if image.mode in ("L", "LA", "1") and form == "RGBA":
-        form = "LA"
-    image = image.convert(form)
-    alpha = image.getchannel("A") if form.endswith("A") else None
-    pixels = np.asarray(image.convert("RGB"))
+
+
+def _file(source: Source) -> OpenFile:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open(source, "rb", opener=regular_file)
+
+
+def _read(source: Source, file: Image.Image) -> Picture:
+    notes = _frames(file)
+    # Pillow reads 16-bit colours as 8-bit ones; only the decoder's name tells, and it
+    # is gone once the metadata of a PNG were read.
+    is_deep = file.mode in ("RGB", "RGBA", "LA") and ";16" in str(
+        getattr(file, "tile", "")
+    )
+    profile, exif = file.info.get("icc_profile"), _exif(file)
+    orientation = _orientation(file)
+    file.load()
+    top = 255
+    if file.mode.startswith("I"):  # grey of more than 8 bits
+        top = full_scale(file)
+        image = _upright(file)
+        kind = np.uint8 if top == 255 else np.uint16
+        pixels, form = np.asarray(image).astype(kind)[..., None], "L"
+    elif is_deep and (deep := _read_deep(source, file.format)) is not None:
+        top = 65535
+        pixels, form = _turned(deep, orientation), _DEEP[deep.shape[2]]
+    else:
+        if is_deep:
+            notes.append(
+                "16 bits a colour became 8: pip install 'jaxvision[deep]' keeps them"
+            )
+        image = _upright(file)
+        form = _form(image.mode, image.has_transparency_data)
+        if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+            notes.append(f"{image.mode} became RGB")
+            image, profile = _to_rgb(image, profile), None  # that of other colours
+        pixels = np.atleast_3d(np.asarray(image.convert(form)))
+    alpha = np.ascontiguousarray(pixels[..., -1]) if form.endswith("A") else None
+    colours = pixels[..., : pixels.shape[2] - (alpha is not None)]
+    colours = np.ascontiguousarray(np.broadcast_to(colours, (*colours.shape[:2], 3)))
     if alpha is not None:
-        pixels = spread_visible(pixels, np.asarray(alpha))
-    return Picture(pixels, alpha, form, profile, notes)
+        colours = spread_visible(colours, alpha)
+    return Picture(colours, alpha, form, top, profile, exif, tuple(notes))
+
+
+def _to_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Other colours as sRGB: printing inks by their profile, where they have one."""
+    if image.mode == "CMYK" and profile:
+        inks, screen = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+        with suppress(ImageCms.PyCMSError):  # a profile of no use
+            made = ImageCms.profileToProfile(image, inks, screen, outputMode="RGB")
+            assert made is not None
+            return made
+    return image.convert("RGB")
+
+
+def _form(mode: str, is_transparent: bool) -> str:
+    gray = "L" if mode in GRAY else "RGB"
+    return gray + "A" * (is_transparent or mode.endswith(("A", "a")))
 
 
 def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -91,24 +200,138 @@ def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return pixels[tuple(nearest)]
 
 
-@contextmanager
-def opened(source: Path | BytesIO, name: str) -> Iterator[Image.Image]:
-    """An image file, not decoded yet.
+def write_picture(picture: Picture, pixels: np.ndarray, target: Path) -> None:
+    """Writes the enlarged `pixels` as what the picture was, whole or not at all.
 
-    Raises:
-      UsageError: it is none, or cannot be read.
+    Args:
+      picture: where they come from.
+      pixels: `(scale * h, scale * w, 3)`, of the picture's type.
+      target: the file; its ending says the format.
+    """
+    with atomic_path(target) as temporary, open(temporary, "wb") as file:
+        encode_picture(picture, pixels, file, ending=target.suffix)
+
+
+def encode_picture(
+    picture: Picture, pixels: np.ndarray, file: IO[bytes], *, ending: str
+) -> None:
+    """As `write_picture`, into an open file of the format that ends so."""
+    height, width = pixels.shape[:2]
+    alpha = None
+    if picture.alpha is not None:
+        alpha = _enlarged_alpha(picture.alpha, (width, height), top=picture.top)
+    exif = picture.exif
+    if camera := exif.get_ifd(CAMERA):
+        camera.update({_WIDTH: width, _HEIGHT: height})
+    if picture.top > 255:
+        layers = pixels
+        if picture.form in ("L", "LA"):
+            layers = np.round(pixels @ [0.299, 0.587, 0.114]).astype("u2")[..., None]
+        if alpha is not None:
+            layers = np.concatenate([layers, alpha[..., None]], 2)
+        write = _write_tiff if ending == ".tif" else _write_png
+        write(file, layers, picture)
+        return
+    image = Image.fromarray(pixels)
+    if picture.form in ("L", "LA"):
+        image = image.convert("L")
+    if alpha is not None:
+        image.putalpha(Image.fromarray(alpha))
+    kind, options = next(
+        (kind, dict(taken))
+        for kind, (suffix, taken) in FORMATS.items()
+        if suffix == ending
+    )
+    if len(exif):
+        options["exif"] = exif
+        # Pillow's libtiff writes no folders of tags.
+        if camera or exif.get_ifd(PLACE):
+            options.pop("compression", None)
+    image.save(file, kind, icc_profile=picture.profile, **options)
+
+
+def _enlarged_alpha(alpha: np.ndarray, size: tuple[int, int], *, top: int):
+    bicubic = Image.Resampling.BICUBIC
+    if top == 255:
+        return np.asarray(Image.fromarray(alpha).resize(size, bicubic))
+    large = Image.fromarray(alpha.astype(np.float32)).resize(size, bicubic)
+    return np.clip(np.round(np.asarray(large)), 0, top).astype(np.uint16)
+
+
+def _write_png(file: IO[bytes], layers: np.ndarray, picture: Picture) -> None:
+    """A PNG of 16 bits, `(h, w, 1 to 4)`, which Pillow writes of grey alone."""
+    height, width, count = layers.shape
+    colours = _PNG_COLOURS[count]
+    header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
+
+    def write(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data)
+        file.write(struct.pack(">I", zlib.crc32(kind + data)))
+
+    file.write(b"\x89PNG\r\n\x1a\n")
+    write(b"IHDR", header)
+    if picture.profile:
+        write(b"iCCP", b"ICC\0\0" + zlib.compress(picture.profile))
+    if len(picture.exif):
+        write(b"eXIf", picture.exif.tobytes().removeprefix(b"Exif\0\0"))
+    packed, last = zlib.compressobj(6), np.zeros((1, 2 * width * count), np.uint8)
+    for start in range(0, height, _ROWS):
+        rows = layers[start : start + _ROWS].astype(">u2")
+        raw = rows.view(np.uint8).reshape(len(rows), -1)
+        # Filter 2: what is above is taken off, byte by byte.
+        above = np.concatenate([last, raw[:-1]])
+        filtered = np.insert(raw - above, 0, 2, axis=1)
+        write(b"IDAT", packed.compress(filtered.tobytes()))
+        last = raw[-1:]
+    write(b"IDAT", packed.flush())
+    write(b"IEND", b"")
+
+
+def _write_tiff(file: IO[bytes], layers: np.ndarray, picture: Picture) -> None:
+    """A TIFF of 16 bits a colour, which Pillow does not write."""
+    import tifffile
+
+    tifffile.imwrite(
+        file,
+        layers[..., 0] if layers.shape[2] == 1 else layers,
+        photometric="rgb" if layers.shape[2] > 2 else "minisblack",
+        extrasamples=None if picture.alpha is None else ["unassalpha"],
+        planarconfig="contig" if layers.shape[2] > 1 else None,
+        compression="zlib",
+        iccprofile=picture.profile,
+        metadata=None,
+    )
+
+
+def _read_deep(source: Source, kind: str | None) -> np.ndarray | None:
+    """The pixels of a file of 16 bits a colour, `(h, w, 2 to 4)`.
+
+    None where what reads them is not installed, or knows no such file.
     """
     try:
-        # Warnings of large images, which are welcome here, and of odd metadata.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            _open(source) as file,
-            read_header(file) as image,
-        ):
-            yield image
-    except (OSError, UnreadableImageError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{name}: {reason}") from error
+        if kind == "PNG":
+            import imagecodecs
+
+            pixels = imagecodecs.png_decode(_file(source).read())
+        else:
+            import tifffile
+
+            pixels = tifffile.imread(_file(source), key=0)
+    except (ModuleNotFoundError, KeyError):  # what tifffile lacks imagecodecs for
+        return None
+    usual = pixels.ndim == 3 and pixels.shape[2] in (2, 3, 4)
+    return pixels if usual and pixels.dtype == np.uint16 else None
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels upright, as EXIF's orientation says."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -118,40 +341,35 @@ def _upright(image: Image.Image) -> Image.Image:
         return image.copy()
 
 
-def _notes(file: Image.Image) -> tuple[str, ...]:
-    """What of a file just opened is not kept."""
-    notes = []
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata; the pixels are fine
+        return 1
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    """What stays true of the file's EXIF; nothing where it is damaged."""
+    kept = Image.Exif()
+    try:
+        found = image.getexif()
+        for tag in DESCRIPTIVE:
+            if tag in found:
+                kept[tag] = found[tag]
+        for tag in (CAMERA, PLACE):
+            if inside := dict(found.get_ifd(tag)):
+                inside.pop(_INTEROPERABILITY, None)
+                kept.get_ifd(tag).update(inside)
+                kept[tag] = kept.get_ifd(tag)
+        kept.tobytes()
+    except Exception:
+        return Image.Exif()
+    return kept
+
+
+def _frames(file: Image.Image) -> list[str]:
+    """That there are more of them than the first, which is enlarged."""
     frames = getattr(file, "n_frames", 1)
-    if frames > 1 and file.format != "MPO":  # a phone's JPEG with further versions
-        notes.append(f"the first of {frames} frames")
-    # Pillow reads 16-bit colours as 8-bit ones; only the decoder's name tells.
-    decoders = str(getattr(file, "tile", ""))
-    if file.mode in ("RGB", "RGBA", "LA") and ";16" in decoders:
-        notes.append("16 bits a colour became 8")
-    return tuple(notes)
-
-
-def check_mode(name: str, mode: str) -> None:
-    """Raises UsageError for pixels that cannot be enlarged, with the cure."""
-    if mode in MODES:
-        return
-    cures = {"CMYK": "convert it to RGB", "YCbCr": "convert it to RGB"}
-    cure = cures.get(mode, "convert it to 8-bit grey or RGB")
-    raise UsageError(f"{name} has pixels of the kind {mode}: {cure} first")
-
-
-def composed(picture: Picture, pixels: np.ndarray, *, scale: int) -> Image.Image:
-    """What is to be written: the enlarged pixels with what else there was."""
-    image = Image.fromarray(pixels)
-    if picture.form in ("L", "LA"):
-        image = image.convert("L")
-    if picture.alpha is not None:
-        size = (scale * picture.alpha.width, scale * picture.alpha.height)
-        image.putalpha(picture.alpha.resize(size, Image.Resampling.BICUBIC))
-    return image
-
-
-def _open(source: Path | BytesIO) -> BufferedReader | BytesIO:
-    if isinstance(source, BytesIO):
-        return source
-    return open(source, "rb", opener=regular_file)
+    # A phone's JPEG may have further versions.
+    is_more = frames > 1 and file.format != "MPO"
+    return [f"the first of {frames} frames"] * is_more

@@ -54,9 +54,9 @@ def open_logs(
     with ExitStack() as stack:
         writers = []
         for name in names if processes.is_first() else ():
-            write, close = KINDS[name].open(folder, options)
+            writer, close = KINDS[name].open(folder, options)
             stack.callback(close)
-            writers.append(write)
+            writers.append(writer)
         done = 0
 
         def write(history: Sequence[Row]) -> None:
@@ -64,8 +64,8 @@ def open_logs(
             left = sum(row["seconds"] for row in history[done:])
             for row in history[done:] if writers else ():
                 left -= row["seconds"]
-                for one in writers:
-                    one(row, time.time() - left)
+                for writer in writers:
+                    writer(row, time.time() - left)
             done = len(history)
 
         yield write

@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiments.command.options import UsageError
 from experiments.inference.enlarger import enlarge_pixels, make_enlarger
-from experiments.inference.picture import composed, read_picture
+from experiments.inference.picture import Picture, encode_picture, read_picture
 from experiments.inference.trained import open_network
 from experiments.serving.service import RefusedError, Reply, Service, Upload
 from jaxvision.data import Progress
@@ -35,7 +35,7 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
     def answer(upload: Upload) -> Reply:
         """A PNG; with `?by=bicubic` by that, to compare."""
         try:
-            picture = read_picture(BytesIO(upload.data), upload.name)
+            picture = read_picture(upload.data, name=upload.name)
         except UsageError as error:
             raise RefusedError(400, str(error)) from error
         height, width = (times * side for side in picture.pixels.shape[:2])
@@ -46,16 +46,20 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
                 f"a page shows {LARGEST / 1e6:.0f}: use python -m experiments.upscale",
             )
         if upload.wishes.get("by") == "bicubic":
+            picture = _shown(picture)
             small = Image.fromarray(picture.pixels)
             large = small.resize((width, height), Image.Resampling.BICUBIC)
             pixels = np.asarray(large)
         else:
             pixels = enlarge_pixels(
-                enlarger, picture.pixels, tile=TILE, progress=_unless_gone(upload)
+                enlarger,
+                picture.pixels,
+                tile=TILE,
+                top=picture.top,
+                progress=_unless_gone(upload),
             )
         buffer = BytesIO()
-        image = composed(picture, pixels, scale=times)
-        image.save(buffer, "PNG", icc_profile=picture.profile)
+        encode_picture(picture, pixels, buffer, ending=".png")
         return Reply("image/png", buffer.getvalue())
 
     def warm() -> None:
@@ -71,6 +75,18 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
         answers={"/enlarge": answer},
         warm=warm,
     )
+
+
+def _shown(picture: Picture) -> Picture:
+    """With 8 bits a colour, which is what Pillow enlarges."""
+    if picture.top == 255:
+        return picture
+
+    def levels(values: np.ndarray) -> np.ndarray:
+        return np.round(values * (255 / picture.top)).astype(np.uint8)
+
+    alpha = None if picture.alpha is None else levels(picture.alpha)
+    return picture._replace(pixels=levels(picture.pixels), alpha=alpha, top=255)
 
 
 def _unless_gone(upload: Upload) -> Progress:

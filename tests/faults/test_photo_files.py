@@ -135,7 +135,7 @@ def test_a_named_pipe_among_the_photos_is_named_and_left_out(tmp_path):
     data = _in_time(lambda: open_dataset(root, **SIZES))
     assert data.skipped == (f"{root}/a/pipe.jpg: not a regular file",)
     with pytest.raises(UsageError, match=r"pipe.jpg: not a regular file"):
-        _in_time(lambda: read_picture(tmp_path / "a" / "pipe.jpg", "pipe.jpg"))
+        _in_time(lambda: read_picture(tmp_path / "a" / "pipe.jpg"))
 
 
 def _in_time(call):
@@ -169,7 +169,7 @@ def test_no_other_program_is_started_for_a_file(tmp_path, monkeypatch):
     with pytest.raises(UnreadableImageError, match="no image"):
         open_image(eps)
     with pytest.raises(UsageError, match="no image"):
-        read_picture(eps, eps.name)
+        read_picture(eps)
 
 
 def png_claiming(width, height, *, depth=8, colour=2):
