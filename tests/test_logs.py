@@ -126,7 +126,7 @@ def test_package_that_is_missing_is_one_line(config, tmp_path, monkeypatch):
 
 def test_nothing_is_opened_unless_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "KINDS", {})
-    with logs.open_logs((), tmp_path, {}) as write:
+    with logs.open_logs(tmp_path, {}) as write:
         write([{"epoch": 1, "seconds": 1.0}])
     assert list(tmp_path.iterdir()) == []
 
@@ -139,7 +139,7 @@ def test_wandb_is_written_on_disk_and_sent_nowhere(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     rows = [{"epoch": i, "train_loss": 1 / i, "seconds": 2.0} for i in (1, 2, 3)]
     for end in (1, 2):  # the second start replaces what the first one left
-        with logs.open_logs(("wandb",), tmp_path, {"batch_size": 7}) as write:
+        with logs.open_logs(tmp_path, {"log": ["wandb"]}) as write:
             write(rows[:end])
             write(rows[: end + 1])
     assert os.environ["WANDB_MODE"] == "offline"

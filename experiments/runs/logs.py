@@ -18,43 +18,45 @@ Write = Callable[[Row, float], None]
 
 
 class Kind(NamedTuple):
-    """A place for logs.
+    """A place for logs, called as the extra that has its package.
 
     Attributes:
-      package: what it needs, and the extra that has it.
+      package: what it needs.
       open: `open(folder, options)` gives how a row is written, and what ends it; what
         an earlier start of the run left there is replaced.
     """
 
     package: str
-    extra: str
     open: Callable[[Path, Mapping[str, Any]], tuple[Write, Callable[[], object]]]
-
-
-def check_logs(names: Sequence[str]) -> None:
-    """Raises UsageError where a package is missing."""
-    for name in names:
-        kind = KINDS[name]
-        if find_spec(kind.package) is None:
-            raise UsageError(
-                f"--log {name}: {kind.package} is not installed: pip install "
-                f"'jaxvision[{kind.extra}]' (in a checkout: -e '.[{kind.extra}]')"
-            )
 
 
 @contextmanager
 def open_logs(
-    names: Sequence[str], folder: Path, options: Mapping[str, Any]
+    folder: Path, options: Mapping[str, Any]
 ) -> Iterator[Callable[[Sequence[Row]], None]]:
     """Gives `write(history)`, which adds those rows that were not written yet.
 
     A run that goes on writes all that it keeps anew: an epoch that was lost with its
     process is nowhere to be seen, and one that `--log` came too late for is.
+
+    Args:
+      folder: the run's.
+      options: of the run; `log` are keys of `KINDS`.
+
+    Raises:
+      UsageError: a package is missing.
     """
+    kinds = {name: KINDS[name] for name in options.get("log", ())}
+    for name, kind in kinds.items():
+        if find_spec(kind.package) is None:
+            raise UsageError(
+                f"--log {name}: {kind.package} is not installed: pip install "
+                f"'jaxvision[{name}]' (in a checkout: -e '.[{name}]')"
+            )
     with ExitStack() as stack:
         writers = []
-        for name in names if processes.is_first() else ():
-            writer, close = KINDS[name].open(folder, options)
+        for kind in kinds.values() if processes.is_first() else ():
+            writer, close = kind.open(folder, options)
             stack.callback(close)
             writers.append(writer)
         done = 0
@@ -124,6 +126,6 @@ def _wandb(
 
 
 KINDS = {
-    "tensorboard": Kind("tensorboardX", "tensorboard", _tensorboard),
-    "wandb": Kind("wandb", "wandb", _wandb),
+    "tensorboard": Kind("tensorboardX", _tensorboard),
+    "wandb": Kind("wandb", _wandb),
 }

@@ -159,10 +159,11 @@ class _Guarded(RequestHandler):
         if origin is not None and origin.lower() != f"http://{host.lower()}":
             self._refuse(403, f"pages of {origin!r:.100} may send nothing here")
 
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
+    def _write_error(self, status_code: int, **_: Any) -> None:
         """What nobody foresaw, and methods that there are not."""
-        del kwargs
         self.finish(self._error(status_code, responses.get(status_code, "error")))
+
+    write_error = _write_error
 
     def _refuse(self, status: int, line: str) -> NoReturn:
         raise Finish(self._error(status, line))

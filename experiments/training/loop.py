@@ -40,7 +40,8 @@ def fit(
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
         which is that of the epoch before, stays. Or the disk is full.
-      UsageError: the checkpoint is of other data or options.
+      UsageError: the checkpoint is of other data or options; or a package is missing
+        that `--log` needs.
     """
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
@@ -66,7 +67,7 @@ def _train(
     """Goes on from `at`, and saves each epoch and where `stop` ended the last."""
     last = at.epoch, at.start
     with (
-        open_logs(plan.log, folder, plan.options) as log,
+        open_logs(folder, plan.options) as log,
         saved.open_saver(folder) as saver,
         console.progress("compiling") as show,
     ):

@@ -47,8 +47,6 @@ class Plan:
     """Epochs without a better one before the training ends early; 0: it never does."""
     judged: str = ""
     """A digest of what the epochs are judged by."""
-    log: tuple[str, ...] = ()
-    """Where else the history goes: keys of `runs.logs.KINDS`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """All else that decides what comes of it, as JSON holds it; `FREE` may change."""
 

@@ -13,7 +13,6 @@ from flax import nnx
 
 from experiments.command.console import Console
 from experiments.command.options import UsageError
-from experiments.runs.logs import check_logs
 from experiments.training.plan import Plan
 from experiments.training.recipe import Recipe
 from jaxvision import optim, parallel, train
@@ -120,10 +119,8 @@ def make_training(
       schedule: the learning rate by step, in place of the recipe's own.
 
     Raises:
-      UsageError: the batch does not fit the devices, the data or the model; or a
-        package is missing that `--log` needs.
+      UsageError: the batch does not fit the devices, the data or the model.
     """
-    check_logs(recipe.log)
     mesh = make_mesh(recipe)
     place = partial(parallel.place, sharding=parallel.replicated(mesh))
     frozen, ema = trained.frozen, recipe.ema
@@ -161,7 +158,6 @@ def make_training(
         repeat=task.repeat,
         patience=recipe.patience,
         judged=task.judged,
-        log=recipe.log,
         options={**asdict(recipe), "frozen": frozen, **task.options},
     )
 
