@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from converters.bundle import load_bundle
 from experiments import predict, serve
 from experiments.command.options import RunError, UsageError, run_cli
-from experiments.inference.portable import open_portable, read_photos
+from experiments.inference.portable import (
+    About,
+    open_portable,
+    read_photos,
+    write_about,
+)
 from experiments.serve import Config, open_service
 from experiments.serving import server
 from experiments.serving.service import (
@@ -110,6 +116,20 @@ def test_pictures_are_made_where_they_are_wished_for(page, tmp_path):
     assert said["file"] == "hidden bee.PNG"
     assert said["nearest"] == []
     assert "there is no config.yaml beside the model" in said["nearest_note"]
+
+
+def test_export_answers_and_says_what_it_cannot_show(tiny, page, tmp_path):
+    bundle = load_bundle(tiny)
+    about = About("safetensors", bundle.name, *bundle[2:])
+    write_about(tmp_path / "bundle.json", about)
+    (tmp_path / "model.safetensors").write_bytes(tiny.read_bytes())
+    photo = save(tmp_path / "x.png")
+    with served(open_service(Config(run=tmp_path))) as other:
+        said = other.post("/predict", photo, wishes="&pictures=1").json
+    assert said["probabilities"] == page.post("/predict", photo).json["probabilities"]
+    assert said["looked"] is None and said["nearest"] == []
+    assert "serve the run" in said["looked_note"]
+    assert "serve the run" in said["nearest_note"]
 
 
 def test_nearest_are_the_runs_own_training_photos(tmp_path):

@@ -132,7 +132,6 @@ function ranks(probabilities) {
 
 function near(said) {
   const box = make("div", "near", [make("h3", "", "Nearest training photos"), make("p", "note", said.nearest_note)]);
-  if (!said.nearest_note) box.hidden = true;
   box.append(make("ul", "", said.nearest.map((one) => make("li", "", picture(
     one.image, one.name, [make("b", "", one.label), " ", make("small", "", one.similarity.toFixed(2))]
   )))));

@@ -27,6 +27,7 @@ from jaxvision.data.reader import Guesses, guessed
 
 SIDE = 320
 """Most pixels a side of a picture in the page."""
+NO_PHOTOS = "An export does not know the training photos: serve the run to see them."
 NO_HEAT = "An export has no gradients: serve the run to see where the net looked."
 
 
@@ -57,7 +58,7 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
                 said |= _looked(image[0], int(row.argmax()), explain, model)
             said["file"] = safe_file(upload.name, ending=_ending(upload.data))
             said["nearest"] = nearest.find(image) if nearest else []
-            said["nearest_note"] = nearest.note if nearest else ""
+            said["nearest_note"] = nearest.note if nearest else NO_PHOTOS
         return as_json(said)
 
     return Service(
