@@ -142,7 +142,7 @@ def training_photos(run: Path) -> tuple[list[tuple[Photo, str]], str]:
         found = []
         for photo in (*source.train, *source.val):
             label = photo.label()
-            if photo.name not in judged and label is not None:
+            if photo.name not in judged and isinstance(label, int):
                 found.append((photo, source.classes[label]))
     except (OSError, ValueError, DownloadError) as error:
         reason = " ".join(str(error).split())
