@@ -22,12 +22,9 @@ from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.classifier import BATCH, Explain, explainer
 from experiments.inference.inputs import find_images
 from experiments.inference.portable import Portable, open_portable, read_photos
+from experiments.inference.unsure import UNSURE, least_sure
 from experiments.pages.photos import overlay
-from experiments.pages.predictions import (
-    UNSURE,
-    write_label_predictions,
-    write_predictions,
-)
+from experiments.pages.predictions import write_label_predictions, write_predictions
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.files import atomic_path
@@ -90,7 +87,7 @@ def main(config: Config) -> dict[str, int]:
     console = Console()
     model = open_portable(config.run)
     paths = find_images(config.images, console=console)
-    limit = _limit(model, config.precision)
+    limit = least_sure(model, config.precision)
     explain = _explainer(model) if config.explain else None
     predict = model.make_predict()
     unreadable: list[str] = []
@@ -133,27 +130,6 @@ def main(config: Config) -> dict[str, int]:
         console.say(f"not written: {line}", style="bold yellow")
     _check_all(unreadable, failed, len(paths))
     return numbers
-
-
-def _limit(model: Portable, precision: float | None) -> float:
-    """The probability below which the model is unsure.
-
-    Raises:
-      UsageError: its validation images do not tell.
-    """
-    if precision is None:
-        return 0.0
-    if model.certainty.label_thresholds:
-        raise UsageError(
-            "--precision: the model gives a photo several labels, each by a threshold "
-            "of its own"
-        )
-    if UNSURE in model.classes:
-        raise UsageError(f"--precision: the model has a class {UNSURE!r} of its own")
-    try:
-        return model.certainty.threshold(precision)
-    except ValueError as error:
-        raise UsageError(f"--precision {precision:g}: {error}") from error
 
 
 def _explainer(model: Portable) -> Explain:

@@ -31,7 +31,17 @@ EXTRAS = {
     "torch": ("torch", "torchvision"),
     "deep": ("imagecodecs", "tifffile"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
-    "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),
+    "serve": ("tornado",),
+    "tensorboard": ("tensorboardX",),
+    "wandb": ("wandb",),
+    "test": (
+        "array_record",
+        "tensorflow_datasets",
+        "jupytext",
+        "nbclient",
+        "nbformat",
+        "playwright",
+    ),
 }
 """What the tests import of each extra, beside the requirements of pytest itself."""
 MISSING = {

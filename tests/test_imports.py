@@ -18,7 +18,7 @@ FORBIDDEN = {
     "converters": {"experiments"},
 }
 PACKAGES = ("jaxvision", "converters", "experiments")
-PARTS = ("command", "inference", "pages", "runs", "training")
+PARTS = ("command", "inference", "pages", "runs", "training", "serving")
 """The folders of experiments, each of which imports none but those before it."""
 
 

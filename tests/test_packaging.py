@@ -68,7 +68,7 @@ def test_wheel_is_the_same_for_all_platforms_and_has_what_the_programs_read(tmp_
         names = set(file.namelist())
     for folder in ("jaxvision", "converters", "experiments"):
         for path in (copy / folder).rglob("*"):
-            if path.suffix in (".py", ".html", ".css", ".cc", ".typed"):
+            if path.suffix in (".py", ".html", ".css", ".js", ".cc", ".typed"):
                 assert path.relative_to(copy).as_posix() in names
     assert not any(name.endswith(".so") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)

@@ -30,6 +30,7 @@ def test_readme_options_exist():
         export,
         judge,
         predict,
+        serve,
         superres,
         transfer,
         upscale,
@@ -38,6 +39,15 @@ def test_readme_options_exist():
 
     table = re.findall(r"`--([a-z.-]+)", README.read_text())
     known = {f"optim.{name}" for name in Optim.__dataclass_fields__} | {"help"}
-    for program in (transfer, cifar10, superres, upscale, judge, predict, export):
+    for program in (
+        transfer,
+        cifar10,
+        superres,
+        upscale,
+        judge,
+        predict,
+        export,
+        serve,
+    ):
         known |= set(program.Config.__dataclass_fields__)
     assert {word.replace("-", "_") for word in table} <= known

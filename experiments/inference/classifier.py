@@ -14,6 +14,7 @@ from experiments.command.options import UsageError
 from jaxvision import gradcam, models
 from jaxvision.calibration import shares
 from jaxvision.functional import functionalize, mirrored
+from jaxvision.linear_probe import split_head
 from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 from jaxvision.typing import Tree
@@ -97,10 +98,14 @@ def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
     return predict
 
 
-def explainer(bundle: Bundle) -> Explain | None:
+def explainer(bundle: Bundle, *, batch_size: int = BATCH) -> Explain | None:
     """Grad-CAM of the model; None where it has no convolutions.
 
     The map is that of the last layer that still has several pixels a side.
+
+    Args:
+      bundle: the model.
+      batch_size: images a step.
     """
     heat = _compiled_heat(bundle.name, len(bundle.classes), bundle.preprocessing)
     if heat is None:
@@ -111,7 +116,7 @@ def explainer(bundle: Bundle) -> Explain | None:
     def explain(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         found = np.zeros((len(images), side, side), np.float32)
         start = 0
-        for batch, count in batches(images):
+        for batch, count in batches(images, size=batch_size):
             asked = np.zeros(len(batch), np.int32)
             asked[:count] = labels[start : start + count]
             found[start : start + count] = heat(params, stats, batch, asked)[:count]
@@ -154,9 +159,38 @@ def _prepared(images, preprocessing: Preprocessing):
     return normalize(to_float(images), mean=preprocessing.mean, std=preprocessing.std)
 
 
-def batches(images: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def make_features(bundle: Bundle, *, batch_size: int) -> Predict:
+    """What comes before the last layer, of uint8 crops: float32 `(n, features)`.
+
+    Args:
+      bundle: the model.
+      batch_size: images a step.
+    """
+    head = models.variant(bundle.name).head
+    body, _ = split_head(bundle.model, head=head, dtype=_dtype())
+    _, params, stats = functionalize(bundle.model)
+
+    @jax.jit
+    def forward(params: Tree, stats: Tree, images: Any) -> jax.Array:
+        features, _ = body(params, stats, _prepared(images, bundle.preprocessing))
+        return features.astype(jnp.float32)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [
+                np.asarray(forward(params, stats, batch))[:count]
+                for batch, count in batches(images, size=batch_size)
+            ]
+        )
+
+    return features
+
+
+def batches(
+    images: np.ndarray, *, size: int = BATCH
+) -> Iterator[tuple[np.ndarray, int]]:
     """Batches of one size, the last filled up, and how many of each count."""
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        missing = BATCH - len(batch)
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        missing = size - len(batch)
         yield np.pad(batch, ((0, missing), *[(0, 0)] * 3)), len(batch)

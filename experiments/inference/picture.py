@@ -7,14 +7,19 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from scipy import ndimage
 
 from experiments.command.options import UsageError
-from jaxvision.data.decode import UnreadableImageError, full_scale, read_header
+from jaxvision.data.decode import (
+    OpenFile,
+    UnreadableImageError,
+    full_scale,
+    read_header,
+)
 from jaxvision.files import atomic_path, regular_file
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,6 +48,10 @@ _ROWS = 64
 """Rows of a PNG that are compressed at a time."""
 
 
+Source = Path | bytes
+"""An image file: its path, or its content."""
+
+
 class Picture(NamedTuple):
     """An image file, upright.
 
@@ -67,8 +76,8 @@ class Picture(NamedTuple):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An image file, not decoded yet.
+def opened(source: Source, *, name: object = None) -> Iterator[Image.Image]:
+    """An image file, not decoded yet; `name` is what messages call it, or its path.
 
     Raises:
       UsageError: it is none, or cannot be read.
@@ -77,42 +86,53 @@ def opened(path: Path) -> Iterator[Image.Image]:
         # Warnings of large images, which are welcome here, and of odd metadata.
         with (
             warnings.catch_warnings(action="ignore"),
-            open(path, "rb", opener=regular_file) as file,
+            _file(source) as file,
             read_header(file) as image,
         ):
             yield image
     except (OSError, UnreadableImageError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"{path}: {reason}") from error
+        raise UsageError(f"{name or source}: {reason}") from error
 
 
-def check_mode(path: Path, mode: str) -> None:
+def check_mode(name: object, mode: str) -> None:
     """Raises UsageError for an image whose pixels are no colours."""
     if mode in NO_COLOURS:
         raise UsageError(
-            f"{path} has {NO_COLOURS[mode]}: convert it to 8 or 16 bits first"
+            f"{name} has {NO_COLOURS[mode]}: convert it to 8 or 16 bits first"
         )
 
 
-def read_picture(path: Path) -> Picture:
+def read_picture(source: Source, *, name: object = None) -> Picture:
     """One image file, upright.
+
+    Args:
+      source: its path, or its content.
+      name: what messages call it; by default its path.
 
     Raises:
       UsageError: it is no image that can be enlarged; one line says why.
     """
+    name = name or source
     try:
-        with opened(path) as file:
-            check_mode(path, file.mode)
-            return _read(path, file)
+        with opened(source, name=name) as file:
+            check_mode(name, file.mode)
+            return _read(source, file)
     except UsageError:
         raise
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files.
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UsageError(f"{path}: {' '.join(reason.split())}") from error
+        raise UsageError(f"{name}: {' '.join(reason.split())}") from error
 
 
-def _read(path: Path, file: Image.Image) -> Picture:
+def _file(source: Source) -> OpenFile:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open(source, "rb", opener=regular_file)
+
+
+def _read(source: Source, file: Image.Image) -> Picture:
     notes = _frames(file)
     # Pillow reads 16-bit colours as 8-bit ones; only the decoder's name tells, and it
     # is gone once the metadata of a PNG were read.
@@ -128,7 +148,7 @@ def _read(path: Path, file: Image.Image) -> Picture:
         image = _upright(file)
         kind = np.uint8 if top == 255 else np.uint16
         pixels, form = np.asarray(image).astype(kind)[..., None], "L"
-    elif is_deep and (deep := _read_deep(path, file.format)) is not None:
+    elif is_deep and (deep := _read_deep(source, file.format)) is not None:
         top = 65535
         pixels, form = _turned(deep, orientation), _DEEP[deep.shape[2]]
     else:
@@ -181,13 +201,21 @@ def spread_visible(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
 
 def write_picture(picture: Picture, pixels: np.ndarray, target: Path) -> None:
-    """Writes the enlarged `pixels` as what the picture was.
+    """Writes the enlarged `pixels` as what the picture was, whole or not at all.
 
     Args:
       picture: where they come from.
       pixels: `(scale * h, scale * w, 3)`, of the picture's type.
       target: the file; its ending says the format.
     """
+    with atomic_path(target) as temporary, open(temporary, "wb") as file:
+        encode_picture(picture, pixels, file, ending=target.suffix)
+
+
+def encode_picture(
+    picture: Picture, pixels: np.ndarray, file: IO[bytes], *, ending: str
+) -> None:
+    """As `write_picture`, into an open file of the format that ends so."""
     height, width = pixels.shape[:2]
     alpha = None
     if picture.alpha is not None:
@@ -201,25 +229,25 @@ def write_picture(picture: Picture, pixels: np.ndarray, target: Path) -> None:
             layers = np.round(pixels @ [0.299, 0.587, 0.114]).astype("u2")[..., None]
         if alpha is not None:
             layers = np.concatenate([layers, alpha[..., None]], 2)
-        with atomic_path(target) as temporary:
-            write = _write_tiff if target.suffix == ".tif" else _write_png
-            write(temporary, layers, picture)
+        write = _write_tiff if ending == ".tif" else _write_png
+        write(file, layers, picture)
         return
     image = Image.fromarray(pixels)
     if picture.form in ("L", "LA"):
         image = image.convert("L")
     if alpha is not None:
         image.putalpha(Image.fromarray(alpha))
-    options: dict[str, Any] = dict(
-        next(taken for suffix, taken in FORMATS.values() if suffix == target.suffix)
+    kind, options = next(
+        (kind, dict(taken))
+        for kind, (suffix, taken) in FORMATS.items()
+        if suffix == ending
     )
     if len(exif):
         options["exif"] = exif
         # Pillow's libtiff writes no folders of tags.
         if camera or exif.get_ifd(PLACE):
             options.pop("compression", None)
-    with atomic_path(target) as temporary:
-        image.save(temporary, icc_profile=picture.profile, **options)
+    image.save(file, kind, icc_profile=picture.profile, **options)
 
 
 def _enlarged_alpha(alpha: np.ndarray, size: tuple[int, int], *, top: int):
@@ -230,42 +258,41 @@ def _enlarged_alpha(alpha: np.ndarray, size: tuple[int, int], *, top: int):
     return np.clip(np.round(np.asarray(large)), 0, top).astype(np.uint16)
 
 
-def _write_png(path: Path, layers: np.ndarray, picture: Picture) -> None:
+def _write_png(file: IO[bytes], layers: np.ndarray, picture: Picture) -> None:
     """A PNG of 16 bits, `(h, w, 1 to 4)`, which Pillow writes of grey alone."""
     height, width, count = layers.shape
     colours = _PNG_COLOURS[count]
     header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)
-    with open(path, "wb") as file:
 
-        def write(kind: bytes, data: bytes) -> None:
-            file.write(struct.pack(">I", len(data)) + kind + data)
-            file.write(struct.pack(">I", zlib.crc32(kind + data)))
+    def write(kind: bytes, data: bytes) -> None:
+        file.write(struct.pack(">I", len(data)) + kind + data)
+        file.write(struct.pack(">I", zlib.crc32(kind + data)))
 
-        file.write(b"\x89PNG\r\n\x1a\n")
-        write(b"IHDR", header)
-        if picture.profile:
-            write(b"iCCP", b"ICC\0\0" + zlib.compress(picture.profile))
-        if len(picture.exif):
-            write(b"eXIf", picture.exif.tobytes().removeprefix(b"Exif\0\0"))
-        packed, last = zlib.compressobj(6), np.zeros((1, 2 * width * count), np.uint8)
-        for start in range(0, height, _ROWS):
-            rows = layers[start : start + _ROWS].astype(">u2")
-            raw = rows.view(np.uint8).reshape(len(rows), -1)
-            # Filter 2: what is above is taken off, byte by byte.
-            above = np.concatenate([last, raw[:-1]])
-            filtered = np.insert(raw - above, 0, 2, axis=1)
-            write(b"IDAT", packed.compress(filtered.tobytes()))
-            last = raw[-1:]
-        write(b"IDAT", packed.flush())
-        write(b"IEND", b"")
+    file.write(b"\x89PNG\r\n\x1a\n")
+    write(b"IHDR", header)
+    if picture.profile:
+        write(b"iCCP", b"ICC\0\0" + zlib.compress(picture.profile))
+    if len(picture.exif):
+        write(b"eXIf", picture.exif.tobytes().removeprefix(b"Exif\0\0"))
+    packed, last = zlib.compressobj(6), np.zeros((1, 2 * width * count), np.uint8)
+    for start in range(0, height, _ROWS):
+        rows = layers[start : start + _ROWS].astype(">u2")
+        raw = rows.view(np.uint8).reshape(len(rows), -1)
+        # Filter 2: what is above is taken off, byte by byte.
+        above = np.concatenate([last, raw[:-1]])
+        filtered = np.insert(raw - above, 0, 2, axis=1)
+        write(b"IDAT", packed.compress(filtered.tobytes()))
+        last = raw[-1:]
+    write(b"IDAT", packed.flush())
+    write(b"IEND", b"")
 
 
-def _write_tiff(path: Path, layers: np.ndarray, picture: Picture) -> None:
+def _write_tiff(file: IO[bytes], layers: np.ndarray, picture: Picture) -> None:
     """A TIFF of 16 bits a colour, which Pillow does not write."""
     import tifffile
 
     tifffile.imwrite(
-        path,
+        file,
         layers[..., 0] if layers.shape[2] == 1 else layers,
         photometric="rgb" if layers.shape[2] > 2 else "minisblack",
         extrasamples=None if picture.alpha is None else ["unassalpha"],
@@ -276,7 +303,7 @@ def _write_tiff(path: Path, layers: np.ndarray, picture: Picture) -> None:
     )
 
 
-def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
+def _read_deep(source: Source, kind: str | None) -> np.ndarray | None:
     """The pixels of a file of 16 bits a colour, `(h, w, 2 to 4)`.
 
     None where what reads them is not installed, or knows no such file.
@@ -285,11 +312,11 @@ def _read_deep(path: Path, kind: str | None) -> np.ndarray | None:
         if kind == "PNG":
             import imagecodecs
 
-            pixels = imagecodecs.png_decode(path.read_bytes())
+            pixels = imagecodecs.png_decode(_file(source).read())
         else:
             import tifffile
 
-            pixels = tifffile.imread(path, key=0)
+            pixels = tifffile.imread(_file(source), key=0)
     except (ModuleNotFoundError, KeyError):  # what tifffile lacks imagecodecs for
         return None
     usual = pixels.ndim == 3 and pixels.shape[2] in (2, 3, 4)

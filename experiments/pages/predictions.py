@@ -7,6 +7,7 @@ from typing import IO
 
 import numpy as np
 
+from experiments.inference.unsure import UNSURE
 from experiments.pages.cells import csv_line, unguarded
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import atomic_path, regular_file
@@ -17,8 +18,6 @@ FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
 """The columns before the probabilities, which are named like their classes."""
 LABEL_COLUMNS = ("path", "labels", "predictions")
 """The same where an image has any number of labels."""
-UNSURE = "unsure"
-"""The prediction for an image whose most probable class is not probable enough."""
 
 
 class SeveralLabelsError(ValueError):

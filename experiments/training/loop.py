@@ -10,6 +10,7 @@ from experiments.command.console import Console, Show
 from experiments.command.options import RunError
 from experiments.command.signals import Stop
 from experiments.runs.folder import cannot_save, saved_in, write_rows
+from experiments.runs.logs import open_logs
 from experiments.training import saved
 from experiments.training.plan import History, Place, Plan
 from jaxvision import checkpoint, precision, processes
@@ -39,7 +40,8 @@ def fit(
     Raises:
       RunError: the loss or the weights are no longer finite; the last good checkpoint,
         which is that of the epoch before, stays. Or the disk is full.
-      UsageError: the checkpoint is of other data or options.
+      UsageError: the checkpoint is of other data or options; or a package is missing
+        that `--log` needs.
     """
     at = Place(state, plan.no_sums())
     at = saved.restored(at, plan, folder, console)
@@ -64,7 +66,12 @@ def _train(
 ) -> None:
     """Goes on from `at`, and saves each epoch and where `stop` ended the last."""
     last = at.epoch, at.start
-    with saved.open_saver(folder) as saver, console.progress("compiling") as show:
+    with (
+        open_logs(folder, plan.options) as log,
+        saved.open_saver(folder) as saver,
+        console.progress("compiling") as show,
+    ):
+        log(at.history)
         _compile(at, plan, console, show)
         while not plan.is_done(at.history) and not stop.look():
             try:
@@ -78,6 +85,7 @@ def _train(
                 break
             line = end_epoch(at, plan, folder, means)
             saved.save(saver, at, plan)
+            log(at.history)
             last = at.epoch, at.start
             console.say(line)
             if plan.is_done(at.history) and at.epoch < plan.epochs:

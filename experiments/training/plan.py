@@ -13,7 +13,7 @@ from jaxvision.train import TrainState
 
 History = list[dict[str, float]]
 
-FREE = ("epochs", "patience")
+FREE = ("epochs", "patience", "log")
 """Options that a run which goes on may have other values of."""
 
 

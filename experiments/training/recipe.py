@@ -42,6 +42,10 @@ class Recipe:
     float32. float16, which is for older GPUs, comes with a dynamic loss scale."""
     seed: int = limited(0, limits.seed)
     """Seed of the new weights, the order and the augmentation."""
+    log: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where the numbers of each epoch go beside metrics.csv: tensorboard writes
+    RUN/tensorboard; wandb writes RUN/wandb offline, unless WANDB_MODE=online sends
+    it."""
 
     def __post_init__(self):
         """Raises ValueError, with the option's name, for a value without a meaning."""

@@ -11,7 +11,16 @@ import pytest
 from safetensors.numpy import save_file
 
 from converters.__main__ import main as convert_main
-from experiments import analyze, cifar10, compare, predict, superres, transfer, upscale
+from experiments import (
+    analyze,
+    cifar10,
+    compare,
+    predict,
+    serve,
+    superres,
+    transfer,
+    upscale,
+)
 from experiments.command.options import UsageError, parse, read_yaml
 from experiments.training.backbones import choose_weights
 from jaxvision.files import at_home
@@ -26,6 +35,7 @@ WORDS = {
     predict.Config: ["~/x", "~/x", "--csv=~/x", "--output=~/x"],
     upscale.Config: ["~/x", "~/x", "--output=~/x"],
     analyze.Config: ["~/x"],
+    serve.Config: ["~/x"],
 }
 
 
