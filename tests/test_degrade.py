@@ -130,6 +130,7 @@ def test_each_image_is_degraded_in_its_own_way_and_always_alike(kind):
     assert (0.3 < apart).all() and (apart < 40).all()
 
 
+@SLOW
 def test_pairs_are_degraded_and_their_targets_are_not():
     options = {"crop_size": 32, "jitter": 0.0, "scale": 2, "enlarged": False}
     image = photo(40, 40)
