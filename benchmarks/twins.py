@@ -133,7 +133,7 @@ class LightTwin(nn.Module):
         return large + nn.functional.pixel_shuffle(self.last(y + start), self.scale)
 
 
-LIGHT = {f"light_x{scale}": scale for scale in (2, 3, 4)}
+LIGHT = {f"light_x{scale}": scale for scale in (1, 2, 3, 4)}
 SMALL = {
     "fcn_baseline": lambda: fcn(100, 20),
     "fcn_wide": lambda: fcn(1024, 512),

@@ -38,8 +38,11 @@ class Config:
     model: str = "light"
     """light, which comes with the program; or the folder of a run of
     experiments.superres, or its model.safetensors."""
-    scale: tuple[Literal[2, 3, 4], ...] = ()
+    scale: tuple[Literal[1, 2, 3, 4], ...] = ()
     """How many times larger; by default every scale that the model comes for."""
+    degrade: Literal["bicubic", "web", "camera"] = "bicubic"
+    """What becomes of the photographs beside their reduction, as in
+    experiments.superres; then non-local means, before bicubic, are judged too."""
 
 
 def main(config: Config) -> dict[int, dict[str, float]]:
@@ -57,9 +60,16 @@ def main(config: Config) -> dict[int, dict[str, float]]:
     for scale in config.scale or scales(config.model):
         enlarger = make_enlarger(open_network(config.model, scale=scale))
         groups = open_benchmarks(config.photos, scale=scale, option="FOLDER")
-        rows, _ = judge(enlarger, groups, distance=None, console=console)
-        means = means_of(rows, groups)
-        console.say(f"{config.model}, {scale} times the size; {protocol(scale)}")
+        rows, _ = judge(
+            enlarger,
+            groups,
+            distance=None,
+            degradation=config.degrade,
+            console=console,
+        )
+        means = means_of(rows)
+        said = protocol(scale, config.degrade)
+        console.say(f"{config.model}, {scale} times the size; {said}")
         console.table(make_table(groups, means))
         results[scale] = flat(means)
     return results

@@ -1,14 +1,17 @@
 """Trains a network that makes photographs two, three or four times larger.
 
 python -m experiments.superres --data PHOTOS
+python -m experiments.superres upscale RUN IMAGE... (as experiments.upscale does)
 """
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from experiments import upscale
 from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
@@ -66,8 +69,8 @@ class Subject:
     model: str = "light"
     """light computes at low resolution; srcnn_955 or srcnn_915 at high resolution;
     with _residual their layers compute what is added to the bicubic enlargement."""
-    scale: Literal[2, 3, 4] = 2
-    """How many times larger it makes photographs."""
+    scale: Literal[1, 2, 3, 4] = 2
+    """How many times larger it makes photographs; 1, with --degrade, cleans them."""
     data: Annotated[tuple[str, ...], arg(help=DATA)] = limited(("demo",), limits.given)
     init_from: Path | None = None
     """Start from the model of another run: its folder, or a .safetensors or .pth
@@ -93,7 +96,7 @@ class Config(Machines, EnlargerRecipe, Subject):
     """Crops of each photo an epoch; by default 32, with the demo photos 128."""
     crop_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the training crops in pixels, before they are reduced; by default 32
-    times the scale."""
+    times the scale, 64 or more."""
     benchmark: tuple[str, ...] = ()
     """Folders of images, or demo, to judge by at the end, beside the test split."""
     val_photos: int = limited(200, at_least(1))
@@ -117,7 +120,9 @@ def resolve(config: Config) -> Config:
     """
     vgg = config.vgg or ("imagenet" if "perceptual" in config.loss else None)
     epochs, repeat = (6, 128) if config.data == ("demo",) else (20, 32)
-    crop_size = config.crop_size or 32 * config.scale
+    crop_size = config.crop_size or 32 * max(2, config.scale)
+    if config.scale == 1 and config.degrade == "bicubic":
+        raise UsageError("--scale 1 learns nothing without --degrade web or camera")
     if crop_size % config.scale:
         raise UsageError(
             f"--crop-size cannot be {crop_size}: --scale {config.scale} does not "
@@ -203,6 +208,7 @@ def main(config: Config) -> dict[str, float]:
                 enlarger=make_enlarger(load_model(run.path)),
                 groups={"test": photos.val, **benchmarks},
                 distance=features and make_distance(features),
+                degradation=config.degrade,
                 console=console,
             )
         )
@@ -227,5 +233,15 @@ def _open(config: Config, *, crop_size: int, console: Console) -> Pieces:
     return photos
 
 
+def _cli() -> None:
+    """Training, or with `upscale RUN` as the first words, `experiments.upscale`."""
+    words = sys.argv[1:]
+    if words[:1] != ["upscale"]:
+        return run_cli(Config, main, prog=f"python -m {MODULE}")
+    run = words[1:2] if not words[1:2] or not words[1].startswith("-") else []
+    sys.argv[1:] = [*words[1 + len(run) :], *(["--model", *run] if run else [])]
+    return run_cli(upscale.Config, upscale.main, prog=f"python -m {MODULE} upscale")
+
+
 if __name__ == "__main__":
-    run_cli(Config, main, prog=f"python -m {MODULE}")
+    _cli()

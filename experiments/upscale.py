@@ -47,7 +47,7 @@ class Config:
     model: str = "light"
     """light, which comes with the program; or the folder of a run of
     experiments.superres, or its model.safetensors."""
-    scale: Literal[2, 3, 4] | None = None
+    scale: Literal[1, 2, 3, 4] | None = None
     """How many times larger; by default 2, or what the run was trained for."""
     output: Path = Path("enlarged")
     """The folder to write to; it is made where it is missing."""

@@ -148,7 +148,7 @@ TWINS = {
     ),
     "cnn_lean": lambda: fast(64, 128, 256),
     "cnn_fast": lambda: fast(64, 256, 256),
-    **{f"light_x{scale}": partial(twins.LightTwin, scale) for scale in (2, 3, 4)},
+    **{f"light_x{scale}": partial(twins.LightTwin, scale) for scale in (1, 2, 3, 4)},
     **{
         f"srcnn_{''.join(map(str, sizes))}{suffix}{scale}": partial(
             srcnn, *sizes, kind=kind

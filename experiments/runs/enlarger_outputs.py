@@ -1,7 +1,7 @@
 """What a super-resolution run leaves behind: its figures, pictures and the report."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,15 +10,22 @@ import jax
 import numpy as np
 from PIL import Image
 from rich.table import Table
+from skimage import restoration
 
 from experiments.command.console import Console
 from experiments.command.options import UsageError
-from experiments.inference.enlarger import MOST_DB, Enlarger, enlarge_pixels
+from experiments.inference.enlarger import (
+    MOST_DB,
+    Enlarger,
+    enlarge_pixels,
+    to_levels,
+)
 from experiments.pages import plots
 from experiments.pages.enlargements import Example, Version, draw_enlargements
 from experiments.pages.page import About, write_report
 from experiments.runs.folder import write_rows
 from jaxvision import image_metrics
+from jaxvision.data import pairs
 from jaxvision.data.pieces import Whole, centre_square, open_benchmark
 from jaxvision.preprocess import to_float
 from jaxvision.text import shell_word
@@ -28,7 +35,8 @@ EXAMPLES = 6
 TILES = (96, 48, 24)
 """Sides of the tiles of low resolution, a compilation each: a photograph is computed in
 the largest that it holds."""
-METHODS = ("bicubic", "model")
+BICUBIC, DENOISED, MODEL = "bicubic", "denoised, bicubic", "model"
+"""The methods: where photographs are degraded, non-local means too, before bicubic."""
 
 Distance = Callable[[Sequence[np.ndarray], np.ndarray], list[float]]
 """`distance(images, truth)` of uint8 squares, an image each: lower is more alike."""
@@ -38,9 +46,10 @@ Means = Mapping[tuple[str, str], dict[str, float]]
 """Set and method -> the means of the figures."""
 
 
-def protocol(scale: int) -> str:
+def protocol(scale: int, degradation: str) -> str:
     """What the figures are of, in words."""
-    return f"luma (Y of BT.601), {scale} pixels of border cut off, 8 bits"
+    made = "" if degradation == BICUBIC else f"; degraded as {degradation}"
+    return f"luma (Y of BT.601), {scale} pixels of border cut off, 8 bits{made}"
 
 
 class Row(NamedTuple):
@@ -87,6 +96,7 @@ def write_outputs(
     enlarger: Enlarger,
     groups: Mapping[str, Sequence[Whole]],
     distance: Distance | None,
+    degradation: str = pairs.BICUBIC,
     console: Console,
 ) -> dict[str, float]:
     """Writes all of a run folder that follows from its best model.
@@ -97,6 +107,7 @@ def write_outputs(
       enlarger: the best model.
       groups: the photographs to judge by, whole: name of the set -> photographs.
       distance: a perceptual distance to report beside PSNR and SSIM.
+      degradation: what becomes of the photographs beside their reduction.
       console: is told the results.
 
     Returns:
@@ -104,9 +115,11 @@ def write_outputs(
       `<set>_distance`, of the model; with `_bicubic` behind, of bicubic.
     """
     scale = enlarger.scale
-    said = protocol(scale)
-    rows, examples = judge(enlarger, groups, distance=distance, console=console)
-    means = means_of(rows, groups)
+    said = protocol(scale, degradation)
+    rows, examples = judge(
+        enlarger, groups, distance=distance, degradation=degradation, console=console
+    )
+    means = means_of(rows)
     _write_tables(folder, rows, means, groups)
     plots.curves(about.history, folder / "curves.png")
     draw_enlargements(examples, folder / "comparison.png", protocol=said, scale=scale)
@@ -114,7 +127,9 @@ def write_outputs(
         folder,
         about._replace(summary={**about.summary, **_summary(means, groups, said)}),
         pictures={
-            "Low resolution, bicubic, the model, the true photo": "comparison.png"
+            f"Low resolution, {', '.join(_methods(means))}, the true photo": (
+                "comparison.png"
+            )
         },
         commands={
             f"Make a photo {scale} times larger": (
@@ -130,21 +145,24 @@ def write_outputs(
     return flat(means)
 
 
-def means_of(rows: Sequence[Row], groups: Iterable[str]) -> Means:
+def means_of(rows: Sequence[Row]) -> Means:
     """The means of each set, by every method."""
+    both = dict.fromkeys((row.group, row.method) for row in rows)
     return {
-        (group, method): _means(
-            [row for row in rows if (row.group, row.method) == (group, method)]
-        )
-        for group in groups
-        for method in METHODS
+        pair: _means([row for row in rows if (row.group, row.method) == pair])
+        for pair in both
     }
 
 
+def _methods(means: Means) -> list[str]:
+    return list(dict.fromkeys(method for _, method in means))
+
+
 def flat(means: Means) -> dict[str, float]:
-    """`<set>_<figure>` of the model, with `_bicubic` behind of bicubic."""
+    """`<set>_<figure>` of the model, with the method behind of the others."""
+    ends = {MODEL: "", BICUBIC: "_bicubic", DENOISED: "_denoised"}
     return {
-        f"{group}_{name}{'' if method == 'model' else '_bicubic'}": value
+        f"{group}_{name}{ends[method]}": value
         for (group, method), values in means.items()
         for name, value in values.items()
     }
@@ -181,7 +199,7 @@ def _summary(
     """What the page says of each set, and by which protocol."""
     figures = {
         f"PSNR and SSIM on {group}": "; ".join(
-            f"{method} {_said(means[group, method])}" for method in METHODS
+            f"{method} {_said(means[group, method])}" for method in _methods(means)
         )
         for group in groups
     }
@@ -193,6 +211,7 @@ def judge(
     groups: Mapping[str, Sequence[Whole]],
     *,
     distance: Distance | None,
+    degradation: str = pairs.BICUBIC,
     console: Console,
 ) -> tuple[list[Row], list[Example]]:
     """The figures of every photograph, and some to show.
@@ -205,20 +224,24 @@ def judge(
     with console.progress("judging") as show:
         for group, photos in groups.items():
             for index, photo in enumerate(photos):
-                low, images = enlarge_both(enlarger, photo.image)
+                low = lower(
+                    photo.image, enlarger.scale, degradation=degradation, index=index
+                )
+                made = enlarge(enlarger, low, is_degraded=degradation != BICUBIC)
+                images = list(made.values())
                 figures = measure(photo, images, border=enlarger.scale)
                 far: Sequence[float | None] = [None] * len(images)
                 if distance is not None:
                     squares = [centre_square(image) for image in images]
                     far = distance(squares, centre_square(photo.image))
                 name = Path(photo.name).name
-                for method, pair, one in zip(METHODS, figures, far, strict=True):
+                for method, pair, one in zip(made, figures, far, strict=True):
                     rows.append(Row(group, name, method, *pair, one))
                 if (group, index) in shown:
                     versions = [
                         Version(method, image, *pair)
-                        for method, image, pair in zip(
-                            METHODS, images, figures, strict=True
+                        for (method, image), pair in zip(
+                            made.items(), figures, strict=True
                         )
                     ]
                     examples.append(Example(name, low, versions, photo.image))
@@ -227,16 +250,50 @@ def judge(
     return rows, examples
 
 
-def enlarge_both(
-    enlarger: Enlarger, truth: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The low resolution of a photograph, and what each of `METHODS` makes of it."""
+def lower(
+    truth: np.ndarray, scale: int, *, degradation: str = pairs.BICUBIC, index: int = 0
+) -> np.ndarray:
+    """The low resolution of a photograph, the `index`-th of those that are judged."""
     height, width = truth.shape[:2]
-    scale = enlarger.scale
-    low = _resized(truth, (width // scale, height // scale))
+    if degradation == BICUBIC:
+        return _resized(truth, (width // scale, height // scale))
+    key = pairs.judging_key(index)
+    return to_levels(_degraded(key, truth[None], scale=scale, kind=degradation)[0])
+
+
+@partial(jax.jit, static_argnames=("scale", "kind"))
+def _degraded(key, images, *, scale, kind):
+    return pairs.lower(key, to_float(images), scale=scale, degradation=kind)
+
+
+def enlarge(
+    enlarger: Enlarger, low: np.ndarray, *, is_degraded: bool = False
+) -> dict[str, np.ndarray]:
+    """What each method makes of a photograph of low resolution, by its name."""
+    height, width = low.shape[:2]
+    size = (width * enlarger.scale, height * enlarger.scale)
     tile = next((tile for tile in TILES if tile <= min(low.shape[:2])), TILES[0])
-    model = enlarge_pixels(enlarger, low, tile=tile)
-    return low, [_resized(low, (width, height)), model]
+    made = {BICUBIC: _resized(low, size)}
+    if is_degraded:
+        made[DENOISED] = _resized(_without_noise(low), size)
+    return made | {MODEL: enlarge_pixels(enlarger, low, tile=tile)}
+
+
+def _without_noise(pixels: np.ndarray) -> np.ndarray:
+    """Non-local means, with the noise's deviation as scikit-image estimates it."""
+    images = pixels.astype(np.float32) / 255
+    sigma = float(
+        restoration.estimate_sigma(images, channel_axis=-1, average_sigmas=True)
+    )
+    clean = restoration.denoise_nl_means(
+        images,
+        h=0.8 * sigma,
+        sigma=sigma,
+        patch_size=5,
+        patch_distance=6,
+        channel_axis=-1,
+    )
+    return to_levels(np.clip(clean, 0, 1))
 
 
 def measure(

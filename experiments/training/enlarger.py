@@ -59,6 +59,9 @@ class EnlargerRecipe(Recipe):
     augment: Literal["flips", "full"] = "flips"
     """flips: turns and mirrorings; full: and brightness, contrast and saturation by up
     to 20 %."""
+    degrade: Literal["bicubic", "web", "camera"] = "bicubic"
+    """What becomes of the crops beside their reduction: bicubic: nothing, as in the
+    papers; web: blur, smaller sizes and JPEG, more than once; camera: noise."""
     loss: Literal["l1", "l1+perceptual", "mse", "mse+perceptual"] = "l1"
     """l1: the absolute error, of the luma above all; mse: the squared error; either
     +perceptual: and the distance of VGG16's features, for sharper pictures."""
@@ -113,6 +116,7 @@ def make_enlarger_training(
         jitter=JITTER[recipe.augment],
         scale=model.scale,
         enlarged=model.takes_enlarged,
+        degradation=recipe.degrade,
     )
     validate = make_validate(exact, pairs, border=model.scale)
     squares = [
@@ -172,8 +176,9 @@ def make_validate(
     Both are of the luma, `border` pixels from the edge on, rounded to 8 bits.
     """
 
-    def one(params, stats, image):
-        batch = pairs(None, {"image": image[None]})
+    def one(params, stats, photo):
+        index, image = photo
+        batch = pairs(None, {"image": image[None], "index": index})
         out, truth = apply(params, stats, batch["image"])[0], batch["target"]
         out = jnp.clip(out, 0, 1)
         options = {"border": border, "luma": True, "quantize": True}
@@ -182,7 +187,8 @@ def make_validate(
 
     @jax.jit
     def validate(params, stats, images):
-        return jax.lax.map(partial(one, params, stats), images)
+        photos = (jnp.arange(len(images)), images)
+        return jax.lax.map(partial(one, params, stats), photos)
 
     return validate
 

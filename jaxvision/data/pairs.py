@@ -1,13 +1,14 @@
 """Pairs of low and high resolution, made on the device from pieces of photographs.
 
-The low resolution is a photograph reduced, bit for bit as PIL's bicubic makes it. A
-network sees it so, or enlarged again by the same bicubic, where nothing is rounded.
+The low resolution is a photograph reduced, bit for bit as PIL's bicubic makes it, or
+what `jaxvision.degrade` makes of it. A network sees it so, or enlarged again by the
+same bicubic, where nothing is rounded.
 """
 
 import jax
 import jax.numpy as jnp
 
-from jaxvision import augment, resize
+from jaxvision import augment, degrade, resize
 from jaxvision.preprocess import to_float
 from jaxvision.typing import (
     Array,
@@ -19,6 +20,9 @@ from jaxvision.typing import (
     Transform,
     UInt8,
 )
+
+BICUBIC = "bicubic"
+"""The degradation that is none but the reduction."""
 
 Levels = UInt8[Array, "n h w 3"]
 Extents = Int[Array, "n 2"]
@@ -97,6 +101,13 @@ def random_pairs(
       jitter: brightness, contrast and saturation change by up to this share.
       scale: how many times smaller the low resolution is.
     """
+    targets = _random_targets(key, images, sizes, crop_size=crop_size, jitter=jitter)
+    return reduce(targets, scale=scale), targets
+
+
+def _random_targets(
+    key: PRNGKey, images: Levels, sizes: Extents, *, crop_size: int, jitter: float
+) -> Array:
     crop_key, color_key = jax.random.split(key)
     targets = random_crops(crop_key, images, sizes, crop_size=crop_size)
     if jitter:
@@ -104,32 +115,50 @@ def random_pairs(
             color_key, targets, brightness=jitter, contrast=jitter, saturation=jitter
         )
         targets = resize.to_uint8_levels(targets)
-    return reduce(targets, scale=scale), targets
+    return targets
+
+
+def lower(
+    key: PRNGKey, images: Images, *, scale: int, degradation: str
+) -> Float[Array, "n h//{scale} w//{scale} c"]:
+    """The low resolution: `reduce`, or what a row of `degrade.DEGRADATIONS` draws."""
+    if degradation == BICUBIC:
+        return reduce(images, scale=scale)
+    return degrade.degrade(key, images, kind=degradation, scale=scale)
+
+
+def judging_key(index: int | Array) -> PRNGKey:
+    """The key by which a photograph that is judged is degraded, always alike."""
+    return jax.random.fold_in(jax.random.key(0), index)
 
 
 def pair_transform(
-    *, crop_size: int, jitter: float, scale: int, enlarged: bool
+    *,
+    crop_size: int,
+    jitter: float,
+    scale: int,
+    enlarged: bool,
+    degradation: str = BICUBIC,
 ) -> Transform:
     """Photographs to what a network sees, `image`, and should make of it, `target`.
 
     With a key these are `random_pairs` of pieces, `image` and `size`; without one the
     uint8 images themselves, whose height and width `scale` divides, and their low
-    resolution. With `enlarged` the network sees this at the size of the target.
+    resolution, of a degradation by `judging_key(batch["index"])`. With `enlarged` the
+    network sees this at the size of the target.
     """
 
     def transform(key: PRNGKey | None, batch: Batch) -> Batch:
         if key is None:
             target = to_float(batch["image"])
-            image = reduce(target, scale=scale)
+            low_key = judging_key(batch.get("index", 0))
         else:
-            image, target = random_pairs(
-                key,
-                batch["image"],
-                batch["size"],
-                crop_size=crop_size,
-                jitter=jitter,
-                scale=scale,
+            # Plain pairs are those that all published figures were trained on.
+            low_key = jax.random.fold_in(key, 1)
+            target = _random_targets(
+                key, batch["image"], batch["size"], crop_size=crop_size, jitter=jitter
             )
+        image = lower(low_key, target, scale=scale, degradation=degradation)
         if enlarged:
             image = enlarge(image, scale=scale)
         return {"image": image, "target": target}

@@ -73,7 +73,7 @@ def near_identity(rng: np.random.Generator, shape, fan_in: int) -> np.ndarray:
 
 
 TASK = "superres"
-VARIANTS = {f"light_x{scale}": partial(Light, scale=scale) for scale in (2, 3, 4)}
+VARIANTS = {f"light_x{scale}": partial(Light, scale=scale) for scale in (1, 2, 3, 4)}
 ALIASES = {"light": "light_x2"}
 HEAD = ""  # it has no classifier
 INIT = Init(
