@@ -111,13 +111,7 @@ def make_enlarger_training(
     assert isinstance(model, Enlarger)
     # In full precision, whatever the training computes in.
     exact, _, _ = functionalize(model)
-    pairs = pair_transform(
-        crop_size=recipe.crop_size,
-        jitter=JITTER[recipe.augment],
-        scale=model.scale,
-        enlarged=model.takes_enlarged,
-        degradation=recipe.degrade,
-    )
+    pairs = _pairs(recipe, model)
     validate = make_validate(exact, pairs, border=model.scale)
     squares = [
         place(stack)
@@ -160,6 +154,16 @@ def make_enlarger_training(
     size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
     trained = make_trainable(model, recipe, size=size)
     return make_training(task, trained, recipe)
+
+
+def _pairs(recipe: EnlargerRecipe, model: Enlarger) -> Transform:
+    return pair_transform(
+        crop_size=recipe.crop_size,
+        jitter=JITTER[recipe.augment],
+        scale=model.scale,
+        enlarged=model.takes_enlarged,
+        degradation=recipe.degrade,
+    )
 
 
 def _streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:
