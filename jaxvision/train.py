@@ -249,7 +249,8 @@ def make_epoch(
       `data` holds arrays of one length, such as `image` (uint8) and `label`; `sums` are
       the metrics summed over steps. Both ends are dynamic: a whole epoch, or pieces of
       it with a look at the clock between them, are the same program and give the same
-      bits. `state` and `sums` are donated.
+      bits. `state` and `sums` are donated. Where `order` is None, `data` holds whole
+      batches, `(batches, batch_size, ...)`, as `stream.Stream` brings them.
     """
 
     def run(state, sums, data, order, start, stop, key):
@@ -257,8 +258,10 @@ def make_epoch(
 
         def body(index, carry):
             state, sums = carry
-            chosen = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
-            batch = {name: array[chosen] for name, array in data.items()}
+            at = index
+            if order is not None:
+                at = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+            batch = {name: array[at] for name, array in data.items()}
             batch = parallel.shard_batch(batch, mesh)
             for transform, stream in zip(transforms, keys, strict=True):
                 batch = transform(jax.random.fold_in(stream, state.step), batch)

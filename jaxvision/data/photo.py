@@ -1,5 +1,6 @@
 """A photograph that is not decoded yet, and a source of them: what all data are."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ class ArrayPhotos(Sequence[Photo]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def labels(self) -> np.ndarray:
+        """Their labels; see `labels_of`."""
+        if self._labels is None:
+            raise ValueError(f"{self._name} has no labels")
+        return np.asarray(self._labels, np.int32)
+
+    def write_identity(self, write: Callable[[bytes], object]) -> None:
+        """See `write_identity`: the pixels are here."""
+        write(np.ascontiguousarray(self.images).data)
+
     def __getitem__(self, index: int) -> Photo:
         image = self.images[index]  # an IndexError is what ends an iteration
         label = None if self._labels is None else int(self._labels[index])
@@ -69,6 +80,58 @@ class ArrayPhotos(Sequence[Photo]):
             label=lambda: label,
             is_gray=lambda: self._is_gray,
         )
+
+
+class Some(Sequence[Photo]):
+    """Some of other photographs, by their places among these, without a copy of them.
+
+    Attributes:
+      places: int `(n,)`.
+    """
+
+    def __init__(self, photos: Sequence[Photo], places: np.ndarray):
+        self._photos = photos
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Photo:
+        return self._photos[int(self.places[index])]
+
+    def labels(self) -> np.ndarray:
+        """Their labels; see `labels_of`."""
+        return labels_of(self._photos)[self.places]
+
+    def write_identity(self, write: Callable[[bytes], object]) -> None:
+        """See `write_identity`."""
+        write(self.places.astype("<i8").tobytes())
+        write_identity(self._photos, write)
+
+
+def labels_of(photos: Sequence[Photo]) -> np.ndarray:
+    """The labels of photographs of known classes, int32 `(n,)`.
+
+    Sources that hold them as an array say so by a method of their own, `labels()`.
+    """
+    if callable(known := getattr(photos, "labels", None)):
+        return known()
+    return np.fromiter((photo.label() for photo in photos), np.int32, len(photos))
+
+
+def write_identity(
+    photos: Sequence[Photo], write: Callable[[bytes], object]
+) -> None:
+    """Gives, piece by piece, what tells photographs from others without reading them.
+
+    That is their keys. Sources that know more, such as the sizes of files, have a
+    method of the same name.
+    """
+    if callable(own := getattr(photos, "write_identity", None)):
+        own(write)
+        return
+    for photo in photos:
+        write(os.fsencode(photo.key) + b"\0")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,16 @@ import hashlib
 import os
 from collections.abc import Collection, Sequence
 
-from jaxvision.data.photo import Photo, Source
+import numpy as np
+
+from jaxvision.data.photo import Photo, Some, Source, labels_of
 
 VAL_SHARE = 0.2
 
 
 def set_aside(
     source: Source, *, seed: int, without: Collection[str] = ()
-) -> tuple[list[Photo], list[Photo]]:
+) -> tuple[Sequence[Photo], Sequence[Photo]]:
     """The photographs of `source.train` divided: training and, a fifth, validation.
 
     Class by class where there are classes; at least one photograph on each side. They
@@ -26,12 +28,12 @@ def set_aside(
     Raises:
       ValueError: there is one photograph only, or less than two of a class.
     """
-    photos = [photo for photo in source.train if photo.key not in without]
-    groups: dict[int | None, list[int]]
-    groups = {label: [] for label in range(len(source.classes))} or {None: []}
-    for index, photo in enumerate(photos):
-        groups[photo.label()].append(index)
-    for name, group in zip(source.classes, groups.values(), strict=False):
+    photos: Sequence[Photo] = source.train
+    if without:
+        kept = [i for i, photo in enumerate(photos) if photo.key not in without]
+        photos = Some(photos, np.array(kept, np.int64))
+    groups = _by_class(photos, source)
+    for name, group in zip(source.classes, groups, strict=False):
         if len(group) < 2:
             place = source.class_roots[0] / name if source.class_roots else source.place
             raise ValueError(
@@ -43,19 +45,16 @@ def set_aside(
             f"there is one photo only in {source.place}: two are needed, one to train "
             "on and one to judge by"
         )
-    chosen = set()
-    for group in groups.values():
+    chosen = np.zeros(len(photos), bool)
+    for group in groups:
         count = min(max(1, round(VAL_SHARE * len(group))), len(group) - 1)
-        chosen.update(_ranked(photos, group, seed=seed)[: max(0, count)])
-    return (
-        [photo for index, photo in enumerate(photos) if index not in chosen],
-        [photo for index, photo in enumerate(photos) if index in chosen],
-    )
+        chosen[_ranked(photos, group, seed=seed)[: max(0, count)]] = True
+    return _divided(photos, chosen)
 
 
 def fold_aside(
     source: Source, number: int, *, folds: int, seed: int
-) -> tuple[list[Photo], list[Photo]]:
+) -> tuple[Sequence[Photo], Sequence[Photo]]:
     """All photographs but one of `folds` parts, and that part, which is to be judged.
 
     All that there are are divided, those that were to validate too. Each part has as
@@ -75,29 +74,43 @@ def fold_aside(
         raise ValueError(f"there is no part {number} of {folds}")
     photos = [*source.train, *source.val]
     dealt: list[int] = []
-    for label, name in enumerate(source.classes):
-        group = [i for i, photo in enumerate(photos) if photo.label() == label]
+    groups = _by_class(photos, source)
+    for name, group in zip(source.classes, groups, strict=True):
         if len(group) < folds:
             raise ValueError(
                 f"class {name!r} has {len(group)} images in {source.place}, which make "
                 f"no {folds} parts: add some, or ask for fewer parts"
             )
-        dealt += _ranked(photos, group, seed=seed)
-    chosen = set(dealt[number - 1 :: folds])
-    return (
-        [photo for index, photo in enumerate(photos) if index not in chosen],
-        [photo for index, photo in enumerate(photos) if index in chosen],
-    )
+        dealt += _ranked(photos, group, seed=seed).tolist()
+    chosen = np.zeros(len(photos), bool)
+    chosen[dealt[number - 1 :: folds]] = True
+    return _divided(photos, chosen)
+
+
+def _by_class(photos: Sequence[Photo], source: Source) -> list[np.ndarray]:
+    """The places of the photographs of each class; without classes, all in one group."""
+    if not source.classes:
+        return [np.arange(len(photos))]
+    labels = labels_of(photos)
+    order = np.argsort(labels, kind="stable")
+    bounds = np.searchsorted(labels[order], np.arange(1, len(source.classes)))
+    return np.split(order, bounds)
+
+
+def _divided(photos: Sequence[Photo], chosen: np.ndarray) -> tuple[Some, Some]:
+    return Some(photos, np.flatnonzero(~chosen)), Some(photos, np.flatnonzero(chosen))
 
 
 def choose(photos: Sequence[Photo], count: int, *, seed: int) -> list[Photo]:
     """`count` of the photographs, or all, in their order; which, is ranked likewise."""
-    chosen = sorted(_ranked(photos, range(len(photos)), seed=seed)[:count])
-    return [photos[index] for index in chosen]
+    ranked = _ranked(photos, np.arange(len(photos)), seed=seed)
+    return [photos[index] for index in np.sort(ranked[:count]).tolist()]
 
 
-def _ranked(photos: Sequence[Photo], group: Sequence[int], *, seed: int) -> list[int]:
-    def rank(index: int) -> bytes:
-        return hashlib.sha256(os.fsencode(f"{seed}/{photos[index].key}")).digest()
-
-    return sorted(group, key=rank)
+def _ranked(photos: Sequence[Photo], group: np.ndarray, *, seed: int) -> np.ndarray:
+    digests = bytearray()
+    for index in group.tolist():
+        key = os.fsencode(f"{seed}/{photos[index].key}")
+        digests += hashlib.sha256(key).digest()
+    words = np.frombuffer(digests, ">u8").reshape(-1, 4)
+    return group[np.lexsort(words.T[::-1])]
