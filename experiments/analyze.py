@@ -130,7 +130,7 @@ def match(
     train = Split(
         images=dataset.train.images[rest],
         labels=dataset.train.labels[rest],
-        paths=tuple(dataset.train.paths[i] for i in rest),
+        paths=tuple(dataset.train.paths[int(i)] for i in rest),
     )
     return train, val
 

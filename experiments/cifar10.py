@@ -17,6 +17,7 @@ from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
+from experiments.command.memory import Memory, choose_input
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -28,6 +29,7 @@ from experiments.training.classifier import (
     open_data,
     run,
 )
+from experiments.training.data import open_source
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.training import (
     Start,
@@ -98,7 +100,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(Machines, ClassifierRecipe, Subject):
+class Config(Machines, Memory, ClassifierRecipe, Subject):
     """Trains small nets on CIFAR-10; several models or repeats are compared."""
 
     epochs: int = limited(20, at_least(1))
@@ -135,7 +137,17 @@ def main(config: Config) -> dict[str, float]:
     config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
-    dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)
+    side = CIFAR10.crop
+    source = open_source(config.data, console=console)
+    needed = 3 * side**2 * (len(source.train) + len(source.val))
+    config = replace(config, input=choose_input(config, needed, console=console))
+    dataset = open_data(
+        source,
+        CIFAR10,
+        train_size=side,
+        console=console,
+        is_streamed=config.input == "stream",
+    )
     console.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"

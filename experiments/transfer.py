@@ -15,6 +15,7 @@ from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
+from experiments.command.memory import Memory, choose_input
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -34,12 +35,14 @@ from experiments.training.classifier import (
     open_data,
     run,
 )
+from experiments.training.data import open_source
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
 from jaxvision.data import Dataset, describe_kinds
+from jaxvision.data.photo import Source
 from jaxvision.optim import Optim
 from jaxvision.preprocess import Fit, Preprocessing
 
@@ -97,7 +100,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(Machines, ClassifierRecipe, Subject):
+class Config(Machines, Memory, ClassifierRecipe, Subject):
     """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
 
     Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,
@@ -195,21 +198,27 @@ Open = Callable[[Preprocessing, int | None], Dataset]
 """The photos for what a model expects of them, judged by that part of them."""
 
 
-def make_opener(spec: str, folds: int | None, *, console: Console) -> Open:
+def make_opener(source: Source, config: Config, *, console: Console) -> Open:
     """Opens the photos of `--data`; runs that want them alike share them."""
+    folds = config.folds
 
     @lru_cache(maxsize=1)
     def opened(preprocessing: Preprocessing, fold: int | None) -> Dataset:
         return open_data(
-            spec,
+            source,
             preprocessing,
-            # A little larger than the crop, so that random crops differ.
-            train_size=round(preprocessing.crop * 256 / 224),
+            train_size=square_side(preprocessing.crop),
             fold=(fold, folds) if fold and folds else None,
             console=console,
+            is_streamed=config.input == "stream",
         )
 
     return opened
+
+
+def square_side(crop: int) -> int:
+    """Of training squares: larger than the crop, so that random crops differ."""
+    return round(crop * 256 / 224)
 
 
 def prepare(
@@ -313,9 +322,17 @@ def main(config: Config) -> dict[str, float]:
         config.backbone, config.weights, is_demo=config.data == "demo", console=console
     )
     notes = [warning] if warning else []
-    config = replace(config, weights=which)
+    make_cells(config)  # what is wrong with the options is said before photos are read
+    source = open_source(config.data, console=console)
+    size = config.image_size or 224
+    chosen = choose_input(
+        config,
+        3 * (len(source.train) * square_side(size) ** 2 + len(source.val) * size**2),
+        console=console,
+    )
+    config = replace(config, weights=which, input=chosen)
     cells = make_cells(config)
-    opened = make_opener(config.data, config.folds, console=console)
+    opened = make_opener(source, config, console=console)
     make_ready = partial(prepare, opened=opened, console=console)
     if config.dry_run:
         for cell in cells:

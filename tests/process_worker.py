@@ -26,7 +26,7 @@ SIZE = 32
 
 def _sums(plan):
     zeros = {name: np.zeros(()) for name in plan.metrics}
-    return parallel.place(zeros, plan.data["image"].sharding)
+    return parallel.place(zeros, plan.key.sharding)
 
 
 def losses_of(program, data, console):
@@ -56,9 +56,8 @@ def losses_of(program, data, console):
     losses = []
     for step in range(STEPS):
         epoch, index = divmod(step, plan.steps)
-        order = plan.order(epoch)
-        state, sums = plan.run_steps(
-            state, plan.no_sums(), plan.data, order, index, index + 1, plan.key
+        state, sums = plan.run(
+            state, plan.no_sums(), epoch=epoch, start=index, stop=index + 1
         )
         losses.append(float(sums["loss"]))
     return losses + [plan.evaluate(state)[name] for name in ("val_loss",)]

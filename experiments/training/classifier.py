@@ -1,10 +1,10 @@
 """What trains a classifier: a data set, a model and a recipe become a training."""
 
 import hashlib
+import json
 import operator
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
 from experiments.runs.folder import Run, data_notes, say_data, write_skipped
-from experiments.training.data import fetch_data
+from experiments.training.data import open_source
 from experiments.training.last_layer import (
     frozen_prefixes,
     is_trained_alone,
@@ -40,17 +40,29 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, models, parallel, processes, train
+from jaxvision import losses, models, parallel, processes, stream, train
 from jaxvision.augment import mix_transform, photo_transform
 from jaxvision.calibration import fit_certainty
-from jaxvision.data import Dataset, Split, open_dataset
+from jaxvision.data import Dataset, Split, list_dataset
+from jaxvision.data.lazy import LazyImages
+from jaxvision.data.photo import Source
+from jaxvision.data.reader import guessed
 from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Array, LossFn, Transform, Tree
 
-Predict = Callable[[Tree, Tree], Array]
+
+class Answers(NamedTuple):
+    """What a classifier says of the validation images that can be read."""
+
+    logits: Array
+    places: np.ndarray
+    """Which of the images these are; all of them, where they are no stream."""
+
+
+Predict = Callable[[Tree, Tree], Answers]
 
 
 class ClassifierTraining(NamedTuple):
@@ -58,7 +70,7 @@ class ClassifierTraining(NamedTuple):
 
     training: Training
     predict: Predict
-    """`predict(params, stats) -> logits` of the validation images."""
+    """`predict(params, stats)` of the validation images."""
 
     def seeded(self, seed: int) -> "ClassifierTraining":
         """The same program with the chance of another seed."""
@@ -107,9 +119,12 @@ def make_classifier(
     )
     inputs = _Inputs(
         dataset.train.images,
+        dataset.train.labels,
         dataset.val.images,
+        np.arange(len(dataset.val)),
         trained,
         [photo_transform(recipe.augment, preprocessing)],
+        dataset.is_streamed,
     )
     options = {
         "model": start.name,
@@ -119,22 +134,21 @@ def make_classifier(
     if is_trained_alone(start, trained, recipe):
         options["frozen weights"] = _digest_before_head(start)
         inputs = _before_last_layer(inputs, start, recipe, console=console)
-    place = partial(parallel.place, sharding=parallel.replicated(make_mesh(recipe)))
-    val_images, val_labels = place((inputs.val, dataset.val.labels))
-    forward = _make_forward(inputs, recipe)
     # A new best epoch has been asked already when it is kept.
-    predict = _remembered(lambda params, stats: forward(params, stats, val_images))
+    predict = _remembered(_make_predict(inputs, recipe))
+    whole = parallel.replicated(make_mesh(recipe))
 
     def evaluate(params, stats):
-        logits = predict(params, stats)
+        logits, places = predict(params, stats)
+        labels = parallel.place(dataset.val.labels[places], whole)
         return {
-            "val_loss": float(losses.cross_entropy(logits, val_labels)),
-            "val_accuracy": float((logits.argmax(-1) == val_labels).mean()),
+            "val_loss": float(losses.cross_entropy(logits, labels)),
+            "val_accuracy": float((logits.argmax(-1) == labels).mean()),
         }
 
     classes = len(dataset.classes)
     task = Task(
-        data={"image": inputs.train, "label": dataset.train.labels},
+        data={"image": inputs.train, "label": inputs.train_labels},
         fingerprint=_fingerprint(dataset.train, dataset.classes),
         judged=_fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
@@ -143,6 +157,7 @@ def make_classifier(
         evaluate=evaluate,
         keep=_keeper(start.name, dataset, preprocessing, predict),
         judged_by=keep,
+        is_streamed=inputs.is_streamed,
         options=options,
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
@@ -153,9 +168,12 @@ class _Inputs(NamedTuple):
     """What of the images is trained on and judged by, and what stands before a step."""
 
     train: Any
+    train_labels: np.ndarray
     val: Any
+    val_places: np.ndarray  # of what is judged by, among the validation images
     trained: Trainable
     transforms: list[Transform]
+    is_streamed: bool
 
 
 def _before_last_layer(
@@ -166,35 +184,50 @@ def _before_last_layer(
     see, last = split_last(start, inputs.trained, recipe, photos)
     title = "what the last layer sees"
     with console.counting(f"{title} of the photos") as progress:
-        train_inputs = see(inputs.train, progress)
+        train_inputs, seen = see(inputs.train, progress)
     with console.counting(f"{title} in validation") as progress:
-        val_inputs = see(inputs.val, progress)
-    return _Inputs(train_inputs, val_inputs, inputs.trained._replace(apply=last), [])
+        val_inputs, judged = see(inputs.val, progress)
+    return _Inputs(
+        train_inputs,
+        inputs.train_labels[seen],
+        val_inputs,
+        judged,
+        inputs.trained._replace(apply=last),
+        [],
+        is_streamed=False,
+    )
 
 
-def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Array]:
-    """`forward(params, stats, images) -> logits`, asked twice where the recipe says."""
+def _make_predict(inputs: _Inputs, recipe: ClassifierRecipe) -> Predict:
+    """Answers, of which each is asked twice where the recipe says so."""
     apply = inputs.trained.apply
     mesh = make_mesh(recipe)
+    whole = parallel.replicated(mesh)
     step = train.make_eval_step(
         mirrored(apply) if recipe.tta == "mirror" else apply,
         inputs.transforms,
         batch_size=recipe.batch_size,
         mesh=mesh,
     )
+    images = inputs.val if inputs.is_streamed else parallel.place(inputs.val, whole)
 
-    def forward(params: Tree, stats: Tree, images: Array) -> Array:
-        params, stats = parallel.place((params, stats), parallel.replicated(mesh))
-        return step(params, stats, images)
+    def predict(params: Tree, stats: Tree) -> Answers:
+        params, stats = parallel.place((params, stats), whole)
+        if not inputs.is_streamed:
+            return Answers(step(params, stats, images), inputs.val_places)
+        logits, there = stream.outputs(
+            step, params, stats, images, batch_size=recipe.batch_size, mesh=mesh
+        )
+        return Answers(logits, inputs.val_places[there])
 
-    return forward
+    return predict
 
 
 def _remembered(predict: Predict) -> Predict:
     """`predict`, which does not compute anew what it was asked last."""
     last: dict[str, Any] = {"asked": None}
 
-    def remembered(params: Tree, stats: Tree) -> Array:
+    def remembered(params: Tree, stats: Tree) -> Answers:
         asked = jax.tree.leaves((params, stats))
         if last["asked"] is None or any(map(operator.is_not, asked, last["asked"])):
             last.update(asked=asked, said=predict(params, stats))
@@ -209,8 +242,9 @@ def _keeper(
     """Writes a model, with what its answers for the validation images are worth."""
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
-        table = softmax(predict(params, stats)).astype(np.float32)
-        certainty = fit_certainty(dataset.val.labels, table)
+        logits, places = predict(params, stats)
+        table = softmax(logits).astype(np.float32)
+        certainty = fit_certainty(dataset.val.labels[places], table)
         if not processes.is_first():
             return
         params, stats = jax.device_get((params, stats))
@@ -244,42 +278,48 @@ def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> 
 
 
 def open_data(
-    spec: str,
+    source: str | Source,
     preprocessing: Preprocessing,
     *,
     train_size: int,
     console: Console,
     fold: tuple[int, int] | None = None,
     where: str = "--data",
+    is_streamed: bool = False,
 ) -> Dataset:
-    """The data set `spec`, with progress; its split does not hang on the seed.
+    """The data set of a source, with progress; its split does not hang on the seed.
 
     What was taken as what, and left out, is said; all processes have the same.
 
     Args:
-      spec: as for `open_dataset`.
+      source: as `open_source` gives it, or what it takes.
       preprocessing: what the model expects of its images.
       train_size: side of the training squares, in pixels.
       console: shows the progress.
       fold: as for `open_dataset`.
       where: what said so, for the message of an error.
+      is_streamed: whether nothing is decoded before it is used.
 
     Raises:
       UsageError: there is none, or it cannot be trained on.
       RunError: it could not be fetched.
     """
-    fetch_data(spec, console=console, where=where)
+    if isinstance(source, str):
+        source = open_source(source, console=console, where=where)
     try:
-        with console.counting("reading photos") as progress:
-            dataset = open_dataset(
-                spec,
-                train_size=train_size,
-                eval_resize=preprocessing.resize,
-                eval_crop=preprocessing.crop,
-                fit=preprocessing.fit,
-                fold=fold,
-                progress=progress,
-            )
+        listing = list_dataset(
+            source,
+            train_size=train_size,
+            eval_resize=preprocessing.resize,
+            eval_crop=preprocessing.crop,
+            fit=preprocessing.fit,
+            fold=fold,
+        )
+        if is_streamed:
+            dataset = listing.stream()
+        else:
+            with console.counting("reading photos") as progress:
+                dataset = listing.read(progress=progress)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
     say_data(dataset, console)
@@ -318,18 +358,22 @@ def run(
       it; None where `stop` ended the training.
     """
     plan = classifier.training.plan
-    write_skipped(into.path, dataset, console)
+    if not dataset.is_streamed:
+        write_skipped(into.path, dataset, console)
     state = classifier.training.start(start.model)
     history = fit(state, plan, into.path, console=console, stop=stop)
     if not plan.is_done(history):
         return None
     bundle = load_bundle(into.path / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
-    logits = classifier.predict(params, stats)
+    logits, places = classifier.predict(params, stats)
+    dataset = _read_so_far(dataset, places)
+    if dataset.skipped:
+        write_skipped(into.path, dataset, console)
     val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
     # As in the table, from which the report can be built anew.
     probabilities = softmax(logits).astype(np.float32)
-    evaluation = Evaluation(val.paths, val.labels, probabilities, classes)
+    evaluation = Evaluation(tuple(val.paths), val.labels, probabilities, classes)
     notes = [*about.notes, *data_notes(dataset)]
     said = history[plan.best(history) - 1]["val_accuracy"]
     if abs(said - evaluation.accuracy) > 1e-6:
@@ -356,10 +400,40 @@ def run(
     }
 
 
+def _read_so_far(dataset: Dataset, places: np.ndarray) -> Dataset:
+    """A streamed set as it turned out to be: without what no process could read.
+
+    Args:
+      dataset: any; of one that is no stream all that is known already.
+      places: of the validation images that can be read.
+    """
+    if not dataset.is_streamed:
+        return dataset
+    lines, guesses = [], {}
+    for images in (dataset.train.images, dataset.val.images):
+        if isinstance(images, LazyImages):
+            bad = sorted(images.bad.items())
+            lines += [f"{images.photos[index].name}: {why}" for index, why in bad]
+            guesses |= images.guesses
+    told = [json.loads(text) for text in processes.gather(json.dumps([lines, guesses]))]
+    lines = dict.fromkeys(line for theirs, _ in told for line in theirs)
+    guesses = {name: what for _, theirs in told for name, what in theirs.items()}
+    is_whole = len(places) == len(dataset.val)
+    return replace(
+        dataset,
+        val=dataset.val if is_whole else dataset.val.only(places),
+        skipped=tuple(lines),
+        warnings=(*dataset.warnings, *guessed(guesses)),
+    )
+
+
 def _fingerprint(split: Split, classes: tuple[str, ...]) -> str:
     digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
-    for array in (split.labels, split.images):
-        digest.update(np.ascontiguousarray(array).data)
+    digest.update(np.ascontiguousarray(split.labels).data)
+    if isinstance(split.images, LazyImages):
+        digest.update(split.images.identity())
+    else:
+        digest.update(np.ascontiguousarray(split.images).data)
     return digest.hexdigest()
 
 

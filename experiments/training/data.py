@@ -2,7 +2,8 @@
 
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
-from jaxvision.data.sources import fetch_source
+from jaxvision.data.photo import Source
+from jaxvision.data.sources import fetch_source, find_source
 from jaxvision.download import DownloadError
 
 
@@ -25,5 +26,19 @@ def fetch_data(spec: str, *, console: Console, where: str = "--data") -> None:
             )
     except DownloadError as error:
         raise RunError(f"{where}: {error}") from error
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def open_source(spec: str, *, console: Console, where: str = "--data") -> Source:
+    """What `spec` names, fetched where need be, listed and not decoded.
+
+    Raises:
+      UsageError: there is none.
+      RunError: something could not be had.
+    """
+    fetch_data(spec, console=console, where=where)
+    try:
+        return find_source(spec, labelled=True)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error

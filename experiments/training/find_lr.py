@@ -64,14 +64,8 @@ def find_lr(
     with console.progress(title) as show:
         for i in range(STEPS):
             epoch, index = divmod(i, plan.steps)
-            state, sums = plan.run_steps(
-                state,
-                plan.no_sums(),
-                plan.data,
-                plan.order(epoch),
-                index,
-                index + 1,
-                plan.key,
+            state, sums = plan.run(
+                state, plan.no_sums(), epoch=epoch, start=index, stop=index + 1
             )
             loss = float(sums["loss"])
             mean = MEMORY * mean + (1 - MEMORY) * loss

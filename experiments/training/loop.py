@@ -90,9 +90,7 @@ def _compile(at: Place, plan: Plan, console: Console, show: Show) -> None:
     """Takes no step, so that the first epoch's time is that of its steps."""
     show("compiling", 0, plan.epochs * plan.images, "")
     begun = time.perf_counter()
-    at.state, at.sums = plan.run_steps(
-        at.state, at.sums, plan.data, plan.order(at.epoch), 0, 0, plan.key
-    )
+    at.state, at.sums = plan.compile(at.state, at.sums, epoch=at.epoch)
     jax.block_until_ready(at.sums)
     console.say(f"compiled in {time.perf_counter() - begun:.1f} s")
 
@@ -113,13 +111,12 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
     Raises:
       _DivergedError: the loss or the weights are no longer finite.
     """
-    order = plan.order(at.epoch)
     stretch, means = 1, {}
     while at.start < plan.steps and not stop.look():
         end = min(plan.steps, at.start + stretch)
         begun = time.perf_counter()
-        at.state, at.sums = plan.run_steps(
-            at.state, at.sums, plan.data, order, at.start, end, plan.key
+        at.state, at.sums = plan.run(
+            at.state, at.sums, epoch=at.epoch, start=at.start, stop=end
         )
         means = {name: float(value) / end for name, value in at.sums.items()}
         if not all(map(math.isfinite, means.values())):

@@ -125,5 +125,4 @@ class FilePhotos(Sequence[Photo]):
 def names_below(paths: Iterable[str], root: str | Path) -> Names:
     """The table of paths below a folder, by which they begin."""
     start = len(os.path.join(os.fsencode(root), b""))
-    paths = [os.fsencode(path) for path in paths]
-    return Names.of(path[start:] for path in paths) if paths else Names.of(())
+    return Names.of(os.fsencode(path)[start:] for path in paths)

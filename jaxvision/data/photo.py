@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,10 @@ class Photo:
     is_gray: Callable[[], bool] = _in_colour
 
 
+Write = Callable[[bytes], object]
+"""Takes a piece of what photographs are known by."""
+
+
 class ArrayPhotos(Sequence[Photo]):
     """Photographs that are the rows of an array, and can be taken as they are.
 
@@ -66,9 +71,9 @@ class ArrayPhotos(Sequence[Photo]):
             raise ValueError(f"{self._name} has no labels")
         return np.asarray(self._labels, np.int32)
 
-    def write_identity(self, write: Callable[[bytes], object]) -> None:
+    def write_identity(self, write: Write) -> None:
         """See `write_identity`: the pixels are here."""
-        write(np.ascontiguousarray(self.images).data)
+        write(self.images.tobytes())
 
     def __getitem__(self, index: int) -> Photo:
         image = self.images[index]  # an IndexError is what ends an iteration
@@ -103,7 +108,7 @@ class Some(Sequence[Photo]):
         """Their labels; see `labels_of`."""
         return labels_of(self._photos)[self.places]
 
-    def write_identity(self, write: Callable[[bytes], object]) -> None:
+    def write_identity(self, write: Write) -> None:
         """See `write_identity`."""
         write(self.places.astype("<i8").tobytes())
         write_identity(self._photos, write)
@@ -114,20 +119,20 @@ def labels_of(photos: Sequence[Photo]) -> np.ndarray:
 
     Sources that hold them as an array say so by a method of their own, `labels()`.
     """
-    if callable(known := getattr(photos, "labels", None)):
+    known: Any = getattr(photos, "labels", None)
+    if known is not None:
         return known()
     return np.fromiter((photo.label() for photo in photos), np.int32, len(photos))
 
 
-def write_identity(
-    photos: Sequence[Photo], write: Callable[[bytes], object]
-) -> None:
+def write_identity(photos: Sequence[Photo], write: Write) -> None:
     """Gives, piece by piece, what tells photographs from others without reading them.
 
     That is their keys. Sources that know more, such as the sizes of files, have a
     method of the same name.
     """
-    if callable(own := getattr(photos, "write_identity", None)):
+    own: Any = getattr(photos, "write_identity", None)
+    if own is not None:
         own(write)
         return
     for photo in photos:

@@ -88,7 +88,7 @@ def fold_aside(
 
 
 def _by_class(photos: Sequence[Photo], source: Source) -> list[np.ndarray]:
-    """The places of the photographs of each class; without classes, all in one group."""
+    """The places of the photographs of each class; without classes, all of them."""
     if not source.classes:
         return [np.arange(len(photos))]
     labels = labels_of(photos)

@@ -41,7 +41,6 @@ def read_squares(
       The images, uint8 `(n, size, size, 3)`, without the unreadable; and the unreadable
       ones' indices with the reasons.
     """
-
     square = partial(to_square, size=size, crop=crop, fit=fit)
     return _fill(photos, square, side=size, tick=tick, guesses=guesses)
 
@@ -76,7 +75,6 @@ def read_crops(
       guesses: takes those of the photographs.
       sizes: takes those of the readable photographs.
     """
-
     middle = partial(to_crop, resize=resize, crop=crop, fit=fit)
     return _fill(photos, middle, side=crop, tick=tick, guesses=guesses, sizes=sizes)
 
