@@ -220,7 +220,7 @@ def _batches(
         num_threads=threads, prefetch_buffer_size=max(2 * threads, len(rows))
     )
     batches = (
-        source.map(element)
+        source.map(lambda place: element(int(place)))
         .to_iter_dataset(ahead)
         .batch(len(rows), batch_fn=_stack)
         .map(put)

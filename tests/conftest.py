@@ -30,6 +30,7 @@ EXTRAS = {
     "app": NEEDED,
     "torch": ("torch", "torchvision"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
+    "stream": ("grain",),
     "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),
 }
 """What the tests import of each extra, beside the requirements of pytest itself."""

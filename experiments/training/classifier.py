@@ -1,7 +1,6 @@
 """What trains a classifier: a data set, a model and a recipe become a training."""
 
 import hashlib
-import json
 import operator
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -415,7 +414,7 @@ def _read_so_far(dataset: Dataset, places: np.ndarray) -> Dataset:
             bad = sorted(images.bad.items())
             lines += [f"{images.photos[index].name}: {why}" for index, why in bad]
             guesses |= images.guesses
-    told = [json.loads(text) for text in processes.gather(json.dumps([lines, guesses]))]
+    told = processes.gather_values([lines, guesses])
     lines = dict.fromkeys(line for theirs, _ in told for line in theirs)
     guesses = {name: what for _, theirs in told for name, what in theirs.items()}
     is_whole = len(places) == len(dataset.val)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from experiments.runs.folder import cannot_save, saved_in, write_rows
 from experiments.training import saved
 from experiments.training.plan import History, Place, Plan
 from jaxvision import checkpoint, precision, processes
+from jaxvision.stream import StreamError
 from jaxvision.train import TrainState
 
 STRETCH_SECONDS = 5.0
@@ -20,6 +22,9 @@ STRETCH_SECONDS = 5.0
 
 On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
 224 pixels: a shorter stretch would cost more than it shows."""
+
+LATE = 0.05
+"""Share of the time from which on it is said that steps wait for photos."""
 
 LOST_SCALE = 2.0**-14
 """Loss scale below which float16 does not help: 30 halvings from where it begins."""
@@ -53,8 +58,10 @@ def fit(
             saved.check_room(at, plan, folder)
             try:
                 _train(at, plan, folder, console=console, stop=stop)
-            except checkpoint.CheckpointError as error:
+            except (checkpoint.CheckpointError, StreamError) as error:
                 raise RunError(cannot_save(folder, str(error))) from None
+            finally:
+                plan.close()
         saved.mend_model(at, plan, folder, console)
     return at.history
 
@@ -114,7 +121,7 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
     stretch, means = 1, {}
     while at.start < plan.steps and not stop.look():
         end = min(plan.steps, at.start + stretch)
-        begun = time.perf_counter()
+        begun, waited = time.perf_counter(), plan.waited
         at.state, at.sums = plan.run(
             at.state, at.sums, epoch=at.epoch, start=at.start, stop=end
         )
@@ -126,19 +133,34 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
         pace = (end - at.start) / took
         longer = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
         # The clocks of several processes differ, and their steps may not.
-        stretch = processes.from_first(lambda longer=longer: longer)
+        told = processes.gather_values([longer, (plan.waited - waited) / took])
+        stretch = told[0][0]
         at.start = end
         show(
             plan.title(at.epoch),
             at.epoch * plan.images + at.start * plan.batch_size,
             plan.epochs * plan.images,
             f"loss {means['loss']:.3g}  {_others(means)}"
-            f"{pace * plan.batch_size:.0f} images/s",
+            f"{pace * plan.batch_size:.0f} images/s"
+            + straggler([share for _, share in told]),
         )
     # The loss is older than the last update, which may have been the bad one.
     if not _is_sound(at.state):
         raise _DivergedError(at.start)
     return means
+
+
+def straggler(shares: Sequence[float]) -> str:
+    """Says which process keeps the steps waiting for its photos; empty: none does.
+
+    Args:
+      shares: of its time, what each process waited for its own.
+    """
+    longest = max(shares)
+    if longest < LATE:
+        return ""
+    who = f" of process {shares.index(longest)}" if len(shares) > 1 else ""
+    return f"  {longest:.0%} waits for photos{who}"
 
 
 def _end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:

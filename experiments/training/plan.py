@@ -102,6 +102,16 @@ class Plan:
             state, sums = self.run_steps(state, sums, batch, None, 0, 1, key)
         return state, sums
 
+    @property
+    def waited(self) -> float:
+        """Seconds in which this process's photographs were not there when needed."""
+        return self.data.waited if isinstance(self.data, Stream) else 0.0
+
+    def close(self) -> None:
+        """Ends what was begun for steps to come."""
+        if isinstance(self.data, Stream):
+            self.data.close()
+
     def compile(
         self, state: TrainState, sums: Sums, *, epoch: int
     ) -> tuple[TrainState, Sums]:

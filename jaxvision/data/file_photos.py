@@ -79,7 +79,7 @@ class FilePhotos(Sequence[Photo]):
 
     def __getitem__(self, index: int) -> Photo:
         label = None if self._labels is None else int(self._labels[index])
-        path = os.fsdecode(self._path(index))
+        path = os.fsdecode(self.path(index))
         return file_photo(path, root=self.root, label=label)
 
     def labels(self) -> np.ndarray:
@@ -109,14 +109,15 @@ class FilePhotos(Sequence[Photo]):
         write(self.names.ends.astype("<i8").tobytes())
         write(self.facts()[:, 0].astype("<i8").tobytes())
 
-    def _path(self, index: int) -> bytes:
+    def path(self, index: int) -> bytes:
+        """Where one is."""
         return os.path.join(os.fsencode(self.root), self.names[index])
 
     def _look(self, begin: int) -> None:
         assert self._facts is not None
         for index in range(begin, min(begin + _BLOCK, len(self))):
             try:
-                found = os.stat(self._path(index))
+                found = os.stat(self.path(index))
                 self._facts[index] = found.st_size, found.st_mtime_ns
             except OSError:
                 self._facts[index] = -1
