@@ -13,14 +13,14 @@ from experiments.command import memory
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError
 from experiments.training.loop import straggler
-from jaxvision import parallel, stream
+from jaxvision import checkpoint, parallel, stream
 from jaxvision.data import list_dataset, open_dataset
 from jaxvision.data.lazy import LazyImages
 from jaxvision.optim import Optim
 from tests import runs
 from tests.colours import write_colours
 from tests.photos import SIZES, bad_file, make_folder
-from tests.runs import check_same_run, metrics_of, stop_after
+from tests.runs import check_same_run, stop_after
 from tests.test_transfer import config as config
 from tests.test_transfer import finished as finished
 from tests.test_transfer import photos as photos
@@ -128,14 +128,15 @@ def test_streamed_run_has_the_bits_of_a_resident_one(finished, config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("looks", [7, 26])
+@pytest.mark.parametrize("looks", [3, 7])
 def test_streamed_run_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     looks, finished, config, tmp_path, monkeypatch
 ):
     streamed = replace(config, input="stream", output=tmp_path)
     stop_after(monkeypatch, transfer, streamed, looks=looks)
     run = tmp_path / "transfer" / "1"
-    assert len(metrics_of(run)) < 3 if (run / "metrics.csv").exists() else True
+    (step,) = checkpoint.steps(run / "checkpoints")[-1:]
+    assert step % 19  # of the 18 steps of an epoch some are left
     transfer.main(runs.resumed(transfer.Config, run))
     check_same_run(run, finished[0])
 
@@ -211,8 +212,8 @@ def test_input_is_chosen_by_the_budget(monkeypatch, capsys):
     assert choose(memory.Memory("stream"), 5, console=console) == "stream"
     assert choose(memory.Memory("resident"), 99 * gib, console=console) == "resident"
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("1.00 GiB of decoded photos, of 1.00 GiB (a quarter of")
-    assert "> 1.00 GiB" in said[1] and said[1].endswith(": streamed")
+    assert said[0].startswith("1.0 GiB of decoded photos, of 1.0 GiB (a quarter of")
+    assert "> 1.0 GiB" in said[1] and said[1].endswith(": streamed")
     monkeypatch.setattr(stream, "is_possible", lambda: False)
     with pytest.raises(UsageError, match=r"needs grain, pip install 'jaxvision\[stre"):
         choose(memory.Memory(memory=0.5), gib, console=console)

@@ -53,7 +53,7 @@ def choose_input(options: Memory, needed: int, *, console: Console) -> str:
 
 
 def _chosen(options: Memory, needed: int) -> tuple[str, str]:
-    size = f"{needed / GIB:.2f} GiB of decoded photos"
+    size = f"{_shown(needed)} of decoded photos"
     if options.input != "auto":
         words = {"resident": "kept in memory", "stream": "streamed"}
         chosen = options.input
@@ -62,8 +62,12 @@ def _chosen(options: Memory, needed: int) -> tuple[str, str]:
     if options.memory is not None:
         budget, whose = options.memory * GIB, "--memory"
     if needed > budget:
-        return "stream", f"{size} > {budget / GIB:.2f} GiB ({whose}): streamed"
-    return "resident", f"{size}, of {budget / GIB:.2f} GiB ({whose}): kept in memory"
+        return "stream", f"{size} > {_shown(budget)} ({whose}): streamed"
+    return "resident", f"{size}, of {_shown(budget)} ({whose}): kept in memory"
+
+
+def _shown(size: float) -> str:
+    return f"{size / GIB:,.1f} GiB" if size >= GIB else f"{1024 * size / GIB:.0f} MiB"
 
 
 def default_budget() -> tuple[float, str]:
