@@ -35,7 +35,7 @@ from experiments.training.classifier import (
     open_data,
     run,
 )
-from experiments.training.data import open_source
+from experiments.training.data import keep_index, open_source
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
@@ -323,7 +323,7 @@ def main(config: Config) -> dict[str, float]:
     )
     notes = [warning] if warning else []
     make_cells(config)  # what is wrong with the options is said before photos are read
-    source = open_source(config.data, console=console)
+    source = open_source(config.data, console=console, run=config.resume)
     size = config.image_size or 224
     chosen = choose_input(
         config,
@@ -345,6 +345,7 @@ def main(config: Config) -> dict[str, float]:
         waiting.append(make_ready(cells[0]))
         _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
+        keep_index(source, config.data, into.path)
         console.say(f"run folder: {into.path}")
     else:
         into = open_run(config.resume)

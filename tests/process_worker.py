@@ -1,6 +1,6 @@
 """One of several processes that trains in float64, a step at a time; see processes.py.
 
-python -m tests.process_worker DATA OUT cifar10|transfer...
+python -m tests.process_worker DATA OUT cifar10|transfer|stream...
 """
 
 import json
@@ -31,7 +31,14 @@ def _sums(plan):
 
 def losses_of(program, data, console):
     """The loss of each step, and the validation numbers after the last."""
-    dataset = open_data(data, cifar10.CIFAR10, train_size=SIZE, console=console)
+    # Squares larger than the arrays of the data, which so have to be decoded.
+    dataset = open_data(
+        data,
+        cifar10.CIFAR10,
+        train_size=SIZE if program == "cifar10" else SIZE + 4,
+        console=console,
+        is_streamed=program == "stream",
+    )
     if program == "cifar10":
         start = cifar10.build("cnn", dataset, dropout=None, seed=0)
     else:

@@ -66,11 +66,20 @@ class FilePhotos(Sequence[Photo]):
     Attributes:
       root: the folder.
       names: their paths below it.
+      folders: the folders in which they were looked for, where that is known.
     """
 
-    def __init__(self, root: str | Path, names: Names, *, labels: np.ndarray | None):
+    def __init__(
+        self,
+        root: str | Path,
+        names: Names,
+        *,
+        labels: np.ndarray | None,
+        folders: Sequence[bytes] = (),
+    ):
         self.root = os.fspath(root)
         self.names = names
+        self.folders = folders
         self._labels = labels
         self._facts: np.ndarray | None = None
 
@@ -98,10 +107,6 @@ class FilePhotos(Sequence[Photo]):
             with ThreadPoolExecutor(LOOKS) as pool:
                 list(pool.map(self._look, range(0, len(self), _BLOCK)))
         return self._facts
-
-    def remember(self, facts: np.ndarray) -> None:
-        """Takes what `facts` found before."""
-        self._facts = facts
 
     def write_identity(self, write: Callable[[bytes], object]) -> None:
         """See `photo.write_identity`: names and sizes; copies have other times."""

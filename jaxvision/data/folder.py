@@ -259,7 +259,8 @@ def _find_classes(root: Path) -> tuple[tuple[str, ...], FilePhotos, list[str]]:
         _check_inside(one)
     counts = [len(one) for one in names]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
-    photos = FilePhotos(root, Names.joined(names), labels=labels)
+    folders = Names.of(os.fsencode(path) for one in found for path in one.folders)
+    photos = FilePhotos(root, Names.joined(names), labels=labels, folders=folders)
     outside = [os.path.join(root, name) for name in loose]
     where = "outside the class folders "
     return (

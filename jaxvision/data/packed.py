@@ -39,7 +39,15 @@ SIDES = ("train", "val")
 class PackedPhotos(Sequence[Photo]):
     """The photographs of one split of a packed folder."""
 
-    def __init__(self, folder: Path, side: str, names: Names, numbers: np.ndarray):
+    def __init__(
+        self,
+        folder: Path,
+        side: str,
+        names: Names,
+        numbers: np.ndarray,
+        *,
+        labelled: bool,
+    ):
         """Opens the shards' tables.
 
         Args:
@@ -47,11 +55,13 @@ class PackedPhotos(Sequence[Photo]):
           side: the split's name.
           names: their keys.
           numbers: label and size in bytes of each, int64 `(n, 2)`.
+          labelled: whether the labels are asked for.
         """
         module = importlib.import_module("array_record.python.array_record_data_source")
         shards = sorted(str(path) for path in folder.glob(f"{side}-*.array_record"))
         self._records: Any = module.ArrayRecordDataSource(shards) if shards else ()
         self._folder, self._names, self._numbers = folder, names, numbers
+        self._labelled = labelled
         if not len(self._records) == len(names) == len(numbers):
             raise ValueError(
                 f"{folder} is damaged: its table has {len(names)} photos of {side}, "
@@ -68,7 +78,7 @@ class PackedPhotos(Sequence[Photo]):
             name=f"{self._folder}/{shown}",
             key=key,
             open=partial(self._open, index),
-            label=partial(int, self._numbers[index, 0]),
+            label=lambda: int(self._numbers[index, 0]) if self._labelled else None,
         )
 
     def labels(self) -> np.ndarray:
@@ -101,7 +111,6 @@ def open_packed(spec: str, *, labelled: bool) -> Source:
     Raises:
       ValueError: it is damaged, or a package is missing.
     """
-    del labelled  # they have classes in any case
     folder = Path(os.path.expanduser(spec))
     _check_package(f"data {spec!r}")
     try:
@@ -118,7 +127,7 @@ def open_packed(spec: str, *, labelled: bool) -> Source:
             f"{folder / TABLE} is damaged ({why}): pack the photos anew"
         ) from error
     train, val = (
-        PackedPhotos(folder, side, *table)
+        PackedPhotos(folder, side, *table, labelled=labelled)
         for side, table in zip(SIDES, tables, strict=True)
     )
     return Source(
@@ -126,7 +135,7 @@ def open_packed(spec: str, *, labelled: bool) -> Source:
         place=str(folder),
         train=train,
         val=val,
-        classes=classes,
+        classes=classes if labelled else (),
     )
 
 
@@ -192,7 +201,8 @@ def pack(
     skipped: list[str] = []
     formats()
     facts = {"version": VERSION, "name": source.name, "classes": source.classes}
-    arrays = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+    arrays: dict[str, Any] = {}
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     with atomic_folder(folder) as into, ThreadPoolExecutor(workers()) as pool:
         for side, photos in zip(SIDES, sides, strict=True):
             if not len(photos):
