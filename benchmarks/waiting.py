@@ -23,7 +23,7 @@ from experiments.training.recipe import ClassifierRecipe
 
 @dataclass(frozen=True)
 class Config:
-    """Takes some steps on streamed photos, and prints what share of them was waiting."""
+    """Takes some steps on streamed photos, and prints what share was waiting."""
 
     backbone: str = "wide_resnet50_2"
     """The network; its weights are random."""
@@ -56,7 +56,7 @@ def main(config: Config) -> float:
             size=config.image_size,
             seed=0,
         )
-        recipe = ClassifierRecipe(batch_size=config.batch_size)
+        recipe = ClassifierRecipe(batch_size=config.batch_size, dtype="float32")
         training = make_classifier(dataset, start, recipe, console=console).training
         plan = training.plan
         state, sums = training.start(start.model), plan.no_sums()
