@@ -17,7 +17,8 @@ import tyro
 from benchmarks.memory import write_links
 from experiments.command.console import Console
 from experiments.training.backbones import build, choose_weights, scaled
-from experiments.training.classifier import make_classifier, open_data
+from experiments.training.classifier import make_classifier
+from experiments.training.data import open_data
 from experiments.training.recipe import ClassifierRecipe
 
 

@@ -22,7 +22,7 @@ from experiments.runs.classifier_outputs import numbers, write_page
 from experiments.runs.folder import Run, data_notes, open_run, read_metrics
 from experiments.runs.writer import one_writer
 from experiments.training.backbones import RANDOM
-from experiments.training.classifier import open_data
+from experiments.training.data import open_data
 from jaxvision.data import Dataset, Split
 from jaxvision.evaluation import Evaluation
 

@@ -23,13 +23,8 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
-from experiments.training.classifier import (
-    ClassifierTraining,
-    make_classifier,
-    open_data,
-    run,
-)
-from experiments.training.data import open_source
+from experiments.training.classifier import ClassifierTraining, make_classifier, run
+from experiments.training.data import open_data, open_source
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.training import (
     Start,

@@ -29,13 +29,8 @@ from experiments.training.backbones import (
     resumed_weights,
     scaled,
 )
-from experiments.training.classifier import (
-    ClassifierTraining,
-    make_classifier,
-    open_data,
-    run,
-)
-from experiments.training.data import keep_index, open_source
+from experiments.training.classifier import ClassifierTraining, make_classifier, run
+from experiments.training.data import keep_index, open_data, open_source
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
@@ -216,6 +211,20 @@ def make_opener(source: Source, config: Config, *, console: Console) -> Open:
     return opened
 
 
+def find_photos(config: Config, *, console: Console) -> tuple[Config, Source]:
+    """What `--data` names, not decoded; and the options with what `--input` comes to.
+
+    Raises:
+      UsageError: there are no such photos, or they can be neither kept nor streamed.
+      RunError: they could not be fetched.
+    """
+    source = open_source(config.data, console=console, run=config.resume)
+    size = config.image_size or 224
+    pixels = len(source.train) * square_side(size) ** 2 + len(source.val) * size**2
+    chosen = choose_input(config, 3 * pixels, console=console)
+    return replace(config, input=chosen), source
+
+
 def square_side(crop: int) -> int:
     """Of training squares: larger than the crop, so that random crops differ."""
     return round(crop * 256 / 224)
@@ -323,14 +332,7 @@ def main(config: Config) -> dict[str, float]:
     )
     notes = [warning] if warning else []
     make_cells(config)  # what is wrong with the options is said before photos are read
-    source = open_source(config.data, console=console, run=config.resume)
-    size = config.image_size or 224
-    chosen = choose_input(
-        config,
-        3 * (len(source.train) * square_side(size) ** 2 + len(source.val) * size**2),
-        console=console,
-    )
-    config = replace(config, weights=which, input=chosen)
+    config, source = find_photos(replace(config, weights=which), console=console)
     cells = make_cells(config)
     opened = make_opener(source, config, console=console)
     make_ready = partial(prepare, opened=opened, console=console)

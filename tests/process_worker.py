@@ -14,7 +14,8 @@ from flax import nnx
 from experiments import cifar10
 from experiments.command.console import Console, complain
 from experiments.training.backbones import build, choose_weights
-from experiments.training.classifier import make_classifier, open_data
+from experiments.training.classifier import make_classifier
+from experiments.training.data import open_data
 from experiments.training.plan import Plan
 from experiments.training.recipe import ClassifierRecipe
 from jaxvision import parallel, processes

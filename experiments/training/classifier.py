@@ -16,12 +16,12 @@ from flax import nnx
 from converters.bundle import load_bundle, save_bundle
 from converters.to_torch import to_state_dict
 from experiments.command.console import Console
-from experiments.command.options import UsageError, check_alike
+from experiments.command.options import UsageError
 from experiments.command.signals import Stop
 from experiments.pages.page import About
 from experiments.runs.classifier_outputs import write_outputs
-from experiments.runs.folder import Run, data_notes, say_data, write_skipped
-from experiments.training.data import open_source
+from experiments.runs.folder import Run, data_notes, write_skipped
+from experiments.training.data import fingerprint, read_so_far
 from experiments.training.last_layer import (
     frozen_prefixes,
     is_trained_alone,
@@ -42,10 +42,7 @@ from experiments.training.training import (
 from jaxvision import losses, models, parallel, processes, stream, train
 from jaxvision.augment import mix_transform, photo_transform
 from jaxvision.calibration import fit_certainty
-from jaxvision.data import Dataset, Split, list_dataset
-from jaxvision.data.lazy import LazyImages
-from jaxvision.data.photo import Source
-from jaxvision.data.reader import guessed
+from jaxvision.data import Dataset
 from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
@@ -116,15 +113,8 @@ def make_classifier(
     trained = make_trainable(
         start.model, recipe, size=preprocessing.crop, frozen=frozen
     )
-    inputs = _Inputs(
-        dataset.train.images,
-        dataset.train.labels,
-        dataset.val.images,
-        np.arange(len(dataset.val)),
-        trained,
-        [photo_transform(recipe.augment, preprocessing)],
-        dataset.is_streamed,
-    )
+    photos = photo_transform(recipe.augment, preprocessing)
+    inputs = _inputs(dataset, trained, photos)
     options = {
         "model": start.name,
         "preprocessing": asdict(preprocessing),
@@ -135,25 +125,16 @@ def make_classifier(
         inputs = _before_last_layer(inputs, start, recipe, console=console)
     # A new best epoch has been asked already when it is kept.
     predict = _remembered(_make_predict(inputs, recipe))
-    whole = parallel.replicated(make_mesh(recipe))
-
-    def evaluate(params, stats):
-        logits, places = predict(params, stats)
-        labels = parallel.place(dataset.val.labels[places], whole)
-        return {
-            "val_loss": float(losses.cross_entropy(logits, labels)),
-            "val_accuracy": float((logits.argmax(-1) == labels).mean()),
-        }
 
     classes = len(dataset.classes)
     task = Task(
         data={"image": inputs.train, "label": inputs.train_labels},
-        fingerprint=_fingerprint(dataset.train, dataset.classes),
-        judged=_fingerprint(dataset.val, dataset.classes),
+        fingerprint=fingerprint(dataset.train, dataset.classes),
+        judged=fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
         loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=("loss", "accuracy"),
-        evaluate=evaluate,
+        evaluate=_make_evaluate(dataset.val.labels, predict, recipe),
         keep=_keeper(start.name, dataset, preprocessing, predict),
         judged_by=keep,
         is_streamed=inputs.is_streamed,
@@ -161,6 +142,23 @@ def make_classifier(
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
     return ClassifierTraining(training, predict)
+
+
+def _make_evaluate(
+    labels: np.ndarray, predict: Predict, recipe: ClassifierRecipe
+) -> Callable[[Tree, Tree], dict[str, float]]:
+    """The numbers by which an epoch is judged."""
+    whole = parallel.replicated(make_mesh(recipe))
+
+    def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
+        logits, places = predict(params, stats)
+        truth = parallel.place(labels[places], whole)
+        return {
+            "val_loss": float(losses.cross_entropy(logits, truth)),
+            "val_accuracy": float((logits.argmax(-1) == truth).mean()),
+        }
+
+    return evaluate
 
 
 class _Inputs(NamedTuple):
@@ -173,6 +171,19 @@ class _Inputs(NamedTuple):
     trained: Trainable
     transforms: list[Transform]
     is_streamed: bool
+
+
+def _inputs(dataset: Dataset, trained: Trainable, photos: Transform) -> _Inputs:
+    train, val = dataset.train, dataset.val
+    return _Inputs(
+        train.images,
+        train.labels,
+        val.images,
+        np.arange(len(val)),
+        trained,
+        [photos],
+        dataset.is_streamed,
+    )
 
 
 def _before_last_layer(
@@ -276,61 +287,6 @@ def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> 
     )
 
 
-def open_data(
-    source: str | Source,
-    preprocessing: Preprocessing,
-    *,
-    train_size: int,
-    console: Console,
-    fold: tuple[int, int] | None = None,
-    where: str = "--data",
-    is_streamed: bool = False,
-) -> Dataset:
-    """The data set of a source, with progress; its split does not hang on the seed.
-
-    What was taken as what, and left out, is said; all processes have the same.
-
-    Args:
-      source: as `open_source` gives it, or what it takes.
-      preprocessing: what the model expects of its images.
-      train_size: side of the training squares, in pixels.
-      console: shows the progress.
-      fold: as for `open_dataset`.
-      where: what said so, for the message of an error.
-      is_streamed: whether nothing is decoded before it is used.
-
-    Raises:
-      UsageError: there is none, or it cannot be trained on.
-      RunError: it could not be fetched.
-    """
-    if isinstance(source, str):
-        source = open_source(source, console=console, where=where)
-    try:
-        listing = list_dataset(
-            source,
-            train_size=train_size,
-            eval_resize=preprocessing.resize,
-            eval_crop=preprocessing.crop,
-            fit=preprocessing.fit,
-            fold=fold,
-        )
-        if is_streamed:
-            dataset = listing.stream()
-        else:
-            with console.counting("reading photos") as progress:
-                dataset = listing.read(progress=progress)
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
-    say_data(dataset, console)
-    check_alike(
-        lambda: {
-            "training photos": _fingerprint(dataset.train, dataset.classes),
-            "validation photos": _fingerprint(dataset.val, dataset.classes),
-        }
-    )
-    return dataset
-
-
 def run(
     classifier: ClassifierTraining,
     start: Start,
@@ -366,7 +322,7 @@ def run(
     bundle = load_bundle(into.path / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
     logits, places = classifier.predict(params, stats)
-    dataset = _read_so_far(dataset, places)
+    dataset = read_so_far(dataset, places)
     if dataset.skipped:
         write_skipped(into.path, dataset, console)
     val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
@@ -397,43 +353,6 @@ def run(
         "gflop": cost / 1e9,
         "images": len(val),
     }
-
-
-def _read_so_far(dataset: Dataset, places: np.ndarray) -> Dataset:
-    """A streamed set as it turned out to be: without what no process could read.
-
-    Args:
-      dataset: any; of one that is no stream all that is known already.
-      places: of the validation images that can be read.
-    """
-    if not dataset.is_streamed:
-        return dataset
-    lines, guesses = [], {}
-    for images in (dataset.train.images, dataset.val.images):
-        if isinstance(images, LazyImages):
-            bad = sorted(images.bad.items())
-            lines += [f"{images.photos[index].name}: {why}" for index, why in bad]
-            guesses |= images.guesses
-    told = processes.gather_values([lines, guesses])
-    lines = dict.fromkeys(line for theirs, _ in told for line in theirs)
-    guesses = {name: what for _, theirs in told for name, what in theirs.items()}
-    is_whole = len(places) == len(dataset.val)
-    return replace(
-        dataset,
-        val=dataset.val if is_whole else dataset.val.only(places),
-        skipped=tuple(lines),
-        warnings=(*dataset.warnings, *guessed(guesses)),
-    )
-
-
-def _fingerprint(split: Split, classes: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
-    digest.update(np.ascontiguousarray(split.labels).data)
-    if isinstance(split.images, LazyImages):
-        digest.update(split.images.identity())
-    else:
-        digest.update(np.ascontiguousarray(split.images).data)
-    return digest.hexdigest()
 
 
 def _dropout(model: nnx.Module) -> list[float]:
