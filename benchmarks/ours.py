@@ -5,6 +5,7 @@ Each function prepares a case, compiled and run once, and returns it.
 
 import time
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.nets import NETS
-from benchmarks.worker import Case
+from benchmarks.worker import Case, grown
+from experiments.inference.enlarger import enlarge_pixels, make_enlarger
 from jaxvision import augment as augmentation
 from jaxvision import losses, models, ops, optim, parallel, train
 from jaxvision.functional import functionalize
+from jaxvision.models.network import Enlarger
 from jaxvision.perceptual import make_perceptual
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize, to_float
 
@@ -86,6 +89,21 @@ def forward(*, net: str, batch: int, size: int, dtype: str) -> Case:
     images = _noise(batch, size)
     run = jax.jit(lambda params, stats, images: apply(params, stats, images)[0])
     return _repeated(run, params, stats, images)
+
+
+def enlarge(*, net: str, height: int, width: int, tile: int) -> Case:
+    """A uint8 photo enlarged, tile by tile."""
+    enlarger = make_enlarger(cast(Enlarger, models.create(net, rngs=nnx.Rngs(0))))
+    shape = (height, width, 3)
+    photo = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def run(calls):
+        for _ in range(calls):
+            enlarge_pixels(enlarger, photo, tile=tile)
+
+    with grown() as facts:
+        run(1)
+    return _first_run(run, **facts)
 
 
 def augment(*, batch: int, size: int) -> Case:

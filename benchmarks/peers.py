@@ -6,15 +6,21 @@ Each function prepares a case, run once, and returns it. Images are channels_las
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import flops, twins
 from benchmarks.nets import NETS
-from benchmarks.worker import Case
+from benchmarks.worker import Case, grown
 from converters.torchvision_import import import_torchvision
+from experiments.inference.enlarger import make_enlarger
+from jaxvision import models
+from jaxvision.models.network import Enlarger
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from jaxvision.tiles import map_tiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # JAX multiplies float32 in TF32 on a GPU, and PyTorch's convolutions do.
@@ -63,6 +69,28 @@ def forward(*, net: str, batch: int, size: int, dtype: str, compiled: bool) -> C
             call(images)
 
     return _repeated(run, flops=counter.get_total_flops(), bytes=moved)
+
+
+def enlarge(*, net: str, height: int, width: int, tile: int) -> Case:
+    """A uint8 photo enlarged, in the same tiles as ours."""
+    twin = twins.create(net).to(DEVICE).eval()
+    network = cast(Enlarger, models.abstract(net))
+    halo = make_enlarger(network).halo
+    shape = (height, width, 3)
+    photo = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def fn(part):
+        images = torch.from_numpy(part).to(DEVICE).permute(0, 3, 1, 2) / 255
+        levels = (twin(images).clamp(0, 1) * 255).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def run():
+        with torch.inference_mode():
+            map_tiles(fn, photo, tile=tile, halo=halo, scale=network.scale)
+
+    with grown() as facts:
+        run()
+    return _repeated(run, **facts)
 
 
 def augment(*, batch: int, size: int, way: str) -> Case:

@@ -217,6 +217,9 @@ def measure(
                 row["backend"] = found.ours_facts.get("backend", backend)
                 facts = found.peer_facts
                 row |= {name: facts[name] for name in BOUNDS if name in facts}
+                for side in ("ours", "peer"):
+                    said = found.ours_facts if side == "ours" else facts
+                    row |= {f"{side}_mib": said["mib"]} if "mib" in said else {}
                 if job.images:
                     row["images_per_second"] = 1e3 * job.images / row["ours_ms"]
                 table.add(row)

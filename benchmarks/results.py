@@ -35,6 +35,8 @@ COLUMNS = {
     "ratio_range": "range",
     "cpu_ratio": "CPU ratio",
     "images_per_second": "images/s",
+    "ours_mib": "ours MiB",
+    "peer_mib": "peer MiB",
     "bound_ms": "bound ms",
     "bound_share": "of bound",
     "must": "must",

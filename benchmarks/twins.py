@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from converters.torchvision_import import import_torchvision
+from jaxvision.image_metrics import LUMA, LUMA_OFFSET
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 SRCNN = {"srcnn": (9, 5, 5), "srcnn_955": (9, 5, 5), "srcnn_915": (9, 1, 5)}
@@ -109,6 +110,30 @@ class SRCNNTwin(nn.Module):
         return self.conv3(self.conv2(self.conv1(x).relu()).relu())
 
 
+class LightTwin(nn.Module):
+    """`jaxvision.models.light.Light`."""
+
+    def __init__(self, scale: int):
+        super().__init__()
+        self.first = nn.Conv2d(1, 32, 5, padding=2)
+        self.body = nn.Sequential(*(nn.Conv2d(32, 32, 3, padding=1) for _ in range(5)))
+        self.last = nn.Conv2d(32, scale**2, 3, padding=1)
+        self.scale = scale
+
+    def forward(self, x):
+        """Images `(n, 3, h, w)` to images."""
+        large = nn.functional.interpolate(
+            x, scale_factor=self.scale, mode="bicubic", antialias=True
+        )
+        shares = torch.tensor(LUMA, dtype=x.dtype)[:, None, None]
+        luma = (x * shares).sum(1, keepdim=True) + LUMA_OFFSET
+        y = start = nn.functional.leaky_relu(self.first(luma - 0.5), 0.1)
+        for layer in self.body:
+            y = nn.functional.leaky_relu(layer(y), 0.1)
+        return large + nn.functional.pixel_shuffle(self.last(y + start), self.scale)
+
+
+LIGHT = {f"light_x{scale}": scale for scale in (2, 3, 4)}
 SMALL = {
     "fcn_baseline": lambda: fcn(100, 20),
     "fcn_wide": lambda: fcn(1024, 512),
@@ -126,6 +151,8 @@ def create(net: str) -> nn.Module:
     torch.manual_seed(0)
     if net in SMALL:
         return SMALL[net]()
+    if net in LIGHT:
+        return LightTwin(LIGHT[net])
     if net in SRCNN:
         return SRCNNTwin(*SRCNN[net])
     options = {}

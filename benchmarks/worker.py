@@ -8,10 +8,12 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
@@ -39,6 +41,16 @@ def time_calls(run: Callable[[int], Any], calls: int) -> dict[str, float]:
         "wall": (time.perf_counter() - wall) / calls,
         "cpu": (time.process_time() - cpu) / calls,
     }
+
+
+@contextmanager
+def grown() -> Iterator[dict[str, float]]:
+    """A dictionary that gets `mib`: how much more memory was held at most meanwhile."""
+    facts: dict[str, float] = {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield facts
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    facts["mib"] = (after - before) / 1024
 
 
 def one_line(error: BaseException) -> str:

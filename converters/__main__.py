@@ -28,6 +28,7 @@ from converters.to_torch import to_state_dict, torch_call
 from converters.torch_file import write_torch
 from jaxvision import models
 from jaxvision.compilation import check_device
+from jaxvision.download import DownloadError
 from jaxvision.files import at_home, atomic_path, write_text
 from jaxvision.functional import functionalize
 from jaxvision.text import printable, speak_plainly
@@ -251,7 +252,7 @@ def main(*, argv: list[str] | None = None) -> None:
         ACTIONS[type(command)](command)
     except ValueError as error:
         sys.exit(_fail(error, 2))
-    except (BoundError, download.WeightsError, ModuleNotFoundError, OSError) as error:
+    except (BoundError, DownloadError, ModuleNotFoundError, OSError) as error:
         sys.exit(_fail(error, 1))
 
 

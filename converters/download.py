@@ -18,14 +18,10 @@ import safetensors.numpy
 from converters import cache, weights
 from converters.weights import Row
 from jaxvision import download, files
-from jaxvision.download import DownloadError
 from jaxvision.http_file import Progress, Remote, request, within
 
 SLACK = 1024
 """Bytes by which a file may differ from the size that is known of it."""
-
-WeightsError = DownloadError
-"""A weight file that is neither here nor to be had; the message says what to do."""
 
 
 def source_url(row: Row) -> str:
@@ -68,7 +64,7 @@ def fetch(
       backoff: seconds before the second attempt; doubled before the third.
 
     Raises:
-      WeightsError: the file cannot be had; one line says what to put where.
+      DownloadError: the file cannot be had; one line says what to put where.
     """
     return _in_torch_cache(row) or download.fetch(
         _remote(row, cache.cache_folder()),
@@ -183,7 +179,7 @@ def imagenet_state_dict(
 
     Raises:
       ValueError: no such model or weights.
-      WeightsError: the file cannot be had.
+      DownloadError: the file cannot be had.
     """
     row = weights.find(name, which=which)
     arrays = read_params(row)

@@ -174,6 +174,11 @@ def find(name: str, *, which: str = "imagenet") -> Row:
     return rows[which]
 
 
+def named(path: Path) -> Row | None:
+    """The row whose file is called as `path` is, wherever it lies."""
+    return next((row for row in TABLE if row.file == path.name), None)
+
+
 def find_fault(head: bytes) -> str | None:
     """Why a file that begins with `head` cannot hold weights, as far as that shows."""
     text = head.lstrip(b"\xef\xbb\xbf\t\r\n ").lower()

@@ -29,6 +29,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 EXTRAS = {
     "app": NEEDED,
     "torch": ("torch", "torchvision"),
+    "deep": ("imagecodecs", "tifffile"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
     "stream": ("grain",),
     "test": ("array_record", "tensorflow_datasets", "jupytext", "nbclient", "nbformat"),

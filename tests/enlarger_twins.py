@@ -4,8 +4,6 @@ from collections import OrderedDict
 
 import pytest
 
-from jaxvision.image_metrics import LUMA, LUMA_OFFSET
-
 torch = pytest.importorskip("torch")
 T = torch.nn
 
@@ -30,23 +28,3 @@ def srcnn(first, second, third, *, kind=T.Sequential):
         T.init.zeros_(conv.bias)
     T.init.normal_(net.conv3.weight, std=1e-3)
     return net
-
-
-class LightTwin(T.Module):
-    def __init__(self, scale):
-        super().__init__()
-        self.first = T.Conv2d(1, 32, 5, padding=2)
-        self.body = T.Sequential(*(T.Conv2d(32, 32, 3, padding=1) for _ in range(5)))
-        self.last = T.Conv2d(32, scale**2, 3, padding=1)
-        self.scale = scale
-
-    def forward(self, x):
-        large = T.functional.interpolate(
-            x, scale_factor=self.scale, mode="bicubic", antialias=True
-        )
-        shares = torch.tensor(LUMA, dtype=x.dtype)[:, None, None]
-        luma = (x * shares).sum(1, keepdim=True) + LUMA_OFFSET
-        y = start = T.functional.leaky_relu(self.first(luma - 0.5), 0.1)
-        for layer in self.body:
-            y = T.functional.leaky_relu(layer(y), 0.1)
-        return large + T.functional.pixel_shuffle(self.last(y + start), self.scale)

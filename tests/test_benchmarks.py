@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import augment, data, inference, ops, program, results, train_step
+from benchmarks import (
+    augment,
+    data,
+    inference,
+    ops,
+    program,
+    results,
+    train_step,
+    upscale,
+)
 from benchmarks import compile as compile_times
 from benchmarks.nets import GPU_BATCH, NETS
 from benchmarks.pair import Comparison, Pair, Plan, Task, Timing, Worker, WorkerError
@@ -235,6 +244,7 @@ def test_rows_of_one_program_differ_in_their_keys():
         ),
         "inference": inference.jobs(inference.Config(), list(NETS), CPU),
         "augment": augment.jobs(augment.Config(), list(augment.PEERS)),
+        "upscale": upscale.jobs(upscale.Config(), list(upscale.NETS)),
         "data": data.jobs(Path("photos"), list(data.PEERS), count=4),
         "ops": [list(ops.jobs([*ops.CONVOLUTIONS, *ops.OTHERS], quick=False))],
     }
@@ -257,7 +267,7 @@ def test_twins_hold_the_same_tensors():
     from benchmarks import twins
     from converters import convert
 
-    for net in (*twins.SMALL, "srcnn_955", "srcnn_915"):
+    for net in (*twins.SMALL, *twins.LIGHT, "srcnn_955", "srcnn_915"):
         state = twins.create(net).state_dict()
         arrays = {name: tensor.numpy() for name, tensor in state.items()}
         convert(models.abstract(net, num_classes=10), arrays)
@@ -265,7 +275,7 @@ def test_twins_hold_the_same_tensors():
 
 @pytest.mark.slow
 @pytest.mark.torch
-@pytest.mark.parametrize("net", ["fcn", "cnn", "cnn_fast", "srcnn_915"])
+@pytest.mark.parametrize("net", ["fcn", "cnn", "cnn_fast", "srcnn_915", "light_x2"])
 def test_twins_compute_the_same(net, float64):
     torch = pytest.importorskip("torch")
     import numpy as np
@@ -296,6 +306,7 @@ def test_twins_compute_the_same(net, float64):
         ("train_step", "--only", "fcn", "srcnn", "--peers", "eager", "loop"),
         ("inference", "--only", "fcn"),
         ("augment",),
+        ("upscale", "--only", "light_x3"),
         ("data", "--only", "pillow"),
         ("compile", "--only", "fcn"),
         ("ops", "--only", "grouped", "2x2 max pool", "BatchNorm and ReLU"),

@@ -12,6 +12,7 @@ import pytest
 
 from converters import cache, download, weights
 from jaxvision import http_file
+from jaxvision.download import DownloadError
 from tests.weights_server import (  # noqa: F401  fixtures among them
     BODY,
     HASTY,
@@ -180,7 +181,7 @@ def test_a_forged_prefix_is_not_enough_where_the_hash_is_known(served, monkeypat
     assert ROW.sha256 == forged
     place(cache.torch_cache_folder(), ROW, BODY)
     with pytest.warns(UserWarning, match="does not have the SHA-256"):
-        with pytest.raises(download.WeightsError, match=f"SHA-256 is {forged}"):
+        with pytest.raises(DownloadError, match=f"SHA-256 is {forged}"):
             download.fetch(ROW, **QUICK)
     assert not (cache.cache_folder() / ROW.file).exists()
 

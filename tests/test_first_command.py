@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -91,3 +92,17 @@ def test_demo_fine_tunes_fetched_weights_and_needs_the_server_once(
         assert (tmp_path / f"runs/transfer/{visit}/report.html").is_file()
         assert len([r for r in server.requests if r[0] == "GET"]) == 1
         server.bodies.clear()
+
+
+@pytest.mark.app
+def test_an_official_file_keeps_its_own_preprocessing(tmp_path):
+    """Torchvision's second weights of a ResNet are resized to 232, not 256."""
+    from converters import weights
+    from experiments.command.console import Console
+    from experiments.training.backbones import choose_weights
+
+    official = tmp_path / weights.find("resnet50").file
+    for path, resize in ((official, 232), (tmp_path / "own.pth", 256)):
+        write_torch(path, {"a": np.ones(2, np.float32)})
+        chosen = choose_weights("resnet50", str(path), console=Console())
+        assert chosen.preprocessing.resize == resize

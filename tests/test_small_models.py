@@ -15,9 +15,11 @@ from jaxvision import models
 from jaxvision.functional import functionalize, modules
 from jaxvision.models.cifar import dirac, gelu, whitening
 from jaxvision.preprocess import Preprocessing
-from tests.enlarger_twins import LightTwin, Residual, srcnn
+from tests.enlarger_twins import Residual, srcnn
 
 torch = pytest.importorskip("torch")
+from benchmarks import twins  # noqa: E402
+
 T = torch.nn
 
 pytestmark = pytest.mark.torch
@@ -146,7 +148,7 @@ TWINS = {
     ),
     "cnn_lean": lambda: fast(64, 128, 256),
     "cnn_fast": lambda: fast(64, 256, 256),
-    **{f"light_x{scale}": partial(LightTwin, scale) for scale in (2, 3, 4)},
+    **{f"light_x{scale}": partial(twins.LightTwin, scale) for scale in (2, 3, 4)},
     **{
         f"srcnn_{''.join(map(str, sizes))}{suffix}{scale}": partial(
             srcnn, *sizes, kind=kind

@@ -83,6 +83,12 @@ def test_preprocessing_is_that_of_the_row():
     assert weights.find("vgg16", which="features").preprocessing.std == (1 / 255,) * 3
 
 
+def test_a_row_is_found_by_the_name_of_its_file(tmp_path):
+    for row in weights.TABLE:
+        assert weights.named(tmp_path / row.file) is row
+    assert weights.named(tmp_path / "wide_resnet50_2.pth") is None
+
+
 def test_find_names_what_there_is():
     assert weights.find("resnet50", which="v1").file == "resnet50-0676ba61.pth"
     assert weights.find("vgg16").version == "v1"
@@ -144,6 +150,15 @@ def test_load_upcasts_half_precision(torch, tmp_path, half):
     loaded = weights.load_state_dict(saved(torch, tmp_path, {"a": values}))["a"]
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, values.double().numpy())
+
+
+def test_every_half_is_exact(tmp_path):
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    save_file({"a": halves}, tmp_path / "all.safetensors")
+    loaded = weights.load_state_dict(tmp_path / "all.safetensors")["a"]
+    expected = halves.astype(np.float32)
+    assert loaded.dtype == np.float32
+    np.testing.assert_array_equal(loaded.view(np.uint32), expected.view(np.uint32))
 
 
 @pytest.mark.torch

@@ -10,6 +10,7 @@ import pytest
 
 from converters import cache, download
 from converters.weights import Row
+from jaxvision.download import DownloadError
 
 QUICK = {"timeout": 10.0, "backoff": 0.01}
 HASTY = {"timeout": 0.4, "backoff": 0.01}  # for the faults that keep one waiting
@@ -131,7 +132,7 @@ def served(server):
 
 def refusal(row=ROW, *, options=QUICK) -> str:
     """The message of the failure, which always says what to put where, in one line."""
-    with pytest.raises(download.WeightsError) as caught:
+    with pytest.raises(DownloadError) as caught:
         download.fetch(row, **options)
     message = str(caught.value)
     assert "\n" not in message

@@ -117,11 +117,20 @@ def enlarge_pixels(
     pixels: np.ndarray,
     *,
     tile: int,
+    top: int = 255,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """uint8 `(h, w, 3)` to uint8 of `scale` times the size, in the memory of a tile."""
+    """`(h, w, 3)` to `scale` times the size, in the memory of a tile.
+
+    `top` is the value of white: 255 of uint8; of uint16, what of it is used.
+    """
+
+    def enlarged(part: np.ndarray) -> np.ndarray:
+        images = part if part.dtype == np.uint8 else part / np.float32(top)
+        return to_levels(enlarger.fn(images), top=top)
+
     return map_tiles(
-        lambda part: to_levels(enlarger.fn(part)),
+        enlarged,
         pixels,
         tile=tile,
         halo=enlarger.halo,
@@ -130,6 +139,7 @@ def enlarge_pixels(
     )
 
 
-def to_levels(images: Array | np.ndarray) -> np.ndarray:
-    """Images in [0, 1] as uint8."""
-    return np.round(np.asarray(images) * np.float32(255)).astype(np.uint8)
+def to_levels(images: Array | np.ndarray, *, top: int = 255) -> np.ndarray:
+    """Images in [0, 1] as uint8, or uint16 where white is a larger value."""
+    levels = np.round(np.asarray(images) * np.float32(top))
+    return levels.astype(np.uint8 if top == 255 else np.uint16)

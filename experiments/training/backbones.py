@@ -19,6 +19,7 @@ from experiments.command.options import RunError, UsageError
 from experiments.inference.classifier import MODEL
 from experiments.training.training import Start
 from jaxvision import models
+from jaxvision.download import DownloadError
 from jaxvision.preprocess import Preprocessing
 
 RANDOM = "The numbers show that everything runs, not what an ImageNet backbone can do."
@@ -78,7 +79,9 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
             _check_twin(name, path, console=console)
         except ValueError as error:
             raise UsageError(f"--weights: {error}") from error
-        return Weights(arrays, Preprocessing(), path.name, classes=_classes(path))
+        row = weights.named(path)
+        preprocessing = row.preprocessing if row else Preprocessing()
+        return Weights(arrays, preprocessing, path.name, classes=_classes(path))
     row = _find(name, which)
     try:
         title = f"fetching {row.file}"
@@ -89,7 +92,7 @@ def choose_weights(name: str, which: str, *, console: Console) -> Weights:
                 which=row.version,
                 progress=lambda done, total: show(title, done, total or size, ""),
             )
-    except download.WeightsError as error:
+    except DownloadError as error:
         raise RunError(str(error)) from error
     return Weights(arrays, row.preprocessing, f"ImageNet weights {row.file}", True)
 

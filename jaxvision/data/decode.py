@@ -204,21 +204,28 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _scaled(image: Image.Image) -> Image.Image:
-    """Grey of up to 16 bits as one of 8."""
+def full_scale(image: Image.Image) -> int:
+    """The value of white of loaded grey pixels of more than 8 bits.
+
+    Raises:
+      UnreadableImageError: they are beyond 16 bits.
+    """
     values = np.asarray(image)
     largest = int(values.max())
     if values.min() < 0 or largest > 65535:
         raise UnreadableImageError("32-bit pixels beyond 0..65535; save it as 8-bit")
     said = _said_range(image) or 0
-    top = (
-        said
-        if largest <= said > 0
-        else next(2**b - 1 for b in _DEPTHS if largest < 2**b)
-    )
+    if largest <= said > 0:
+        return said
+    return next(2**b - 1 for b in _DEPTHS if largest < 2**b)
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Grey of up to 16 bits as one of 8."""
+    top = full_scale(image)
     levels = (np.arange(top + 1) * 255 + top // 2) // top
-    scaled = Image.fromarray(levels.astype(np.uint8)[values])
-    if largest > said and top < 65535:
+    scaled = Image.fromarray(levels.astype(np.uint8)[np.asarray(image)])
+    if top < 65535 and top != _said_range(image):
         scaled.info[TAKEN_AS] = f"{top.bit_length()}-bit values in more bits"
     return scaled
 

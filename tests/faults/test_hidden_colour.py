@@ -7,7 +7,7 @@ from PIL import Image
 
 from converters.bundle import save_bundle
 from experiments import upscale
-from experiments.upscale import spread_visible
+from experiments.inference.picture import spread_visible
 from jaxvision import models
 from jaxvision.functional import functionalize
 from jaxvision.preprocess import Preprocessing

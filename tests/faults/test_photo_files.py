@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from experiments.command.options import UsageError
+from experiments.inference.picture import read_picture
 from experiments.predict import find_images
-from experiments.upscale import read_picture
 from jaxvision.data import decode, open_dataset
 from jaxvision.data.decode import UnreadableImageError, open_image
 from jaxvision.data.image_files import passed_over
