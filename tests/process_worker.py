@@ -36,11 +36,11 @@ def losses_of(program, data, console):
     dataset = open_data(
         data,
         cifar10.CIFAR10,
-        train_size=SIZE if program == "cifar10" else SIZE + 4,
+        train_size=SIZE + 4,
         console=console,
         is_streamed=program == "stream",
     )
-    if program == "cifar10":
+    if program != "transfer":
         start = cifar10.build("cnn", dataset, dropout=None, seed=0)
     else:
         start = build(
