@@ -1,6 +1,8 @@
 """Photos that are streamed: the same order, the same bits, whatever happens."""
 
 import shutil
+import signal
+import time
 from dataclasses import replace
 
 import jax
@@ -21,7 +23,8 @@ from jaxvision.optim import Optim
 from tests import runs
 from tests.colours import write_colours
 from tests.photos import SIZES, bad_file, make_folder
-from tests.runs import check_same_run, stop_after
+from tests.processes import ended, started
+from tests.runs import check_same_run, metrics_of, stop_after
 from tests.test_transfer import config as config
 from tests.test_transfer import finished as finished
 from tests.test_transfer import photos as photos
@@ -141,6 +144,27 @@ def test_streamed_run_stopped_in_mid_epoch_goes_on_to_the_same_bits(
     assert step % 19  # of the 18 steps of an epoch some are left
     transfer.main(runs.resumed(transfer.Config, run))
     check_same_run(run, finished[0])
+
+
+@pytest.mark.slow
+def test_streamed_run_killed_in_mid_epoch_goes_on_to_the_same_bits(tmp_path):
+    data = write_colours(tmp_path / "colours.npz", train=400, val=10)
+    words = ["experiments.cifar10", "--data", data, "--model", "fcn_baseline"]
+    words += ["--epochs", 6, "--batch-size", 16, "--optim.lr", 0.001]
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    whole = started(1, 1, *words, "--output", unbroken, folder=tmp_path / "a")
+    assert ended(whole) == [0]
+    words += ["--input", "stream", "--output", killed]
+    (process,) = started(1, 1, *words, folder=tmp_path / "b")
+    run = killed / "cifar10" / "1"
+    while len(checkpoint.steps(run / "checkpoints")) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert ended([process]) == [-signal.SIGKILL] and len(metrics_of(run)) < 6
+    words = ["experiments.cifar10", "--resume", run]
+    assert ended(started(1, 1, *words, folder=tmp_path / "c")) == [0]
+    check_same_run(run, unbroken / "cifar10" / "1")
 
 
 @pytest.mark.slow
