@@ -76,6 +76,7 @@ def find_lr(
             rate = float(ramp(i))
             rows.append({"learning_rate": rate, "loss": loss, "average": average})
             show(title, i + 1, STEPS, f"{rate:.1e}: loss {average:.3g}")
+    plan.close()
     if len(rows) < FEWEST:
         raise RunError(
             f"--find-lr: the loss was no longer finite after {len(rows)} steps, at a "

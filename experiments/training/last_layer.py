@@ -144,6 +144,7 @@ def fit_head(training: Training, model: nnx.Module, console: Console) -> None:
         state, sums = plan.run(
             state, plan.no_sums(), epoch=epoch, start=0, stop=plan.steps
         )
+    plan.close()
     numbers = plan.evaluate(state)
     replace_arrays(model, state.params, state.stats)  # the old ones are donated
     console.say(

@@ -272,6 +272,7 @@ def dry_run(
     state, sums = plan.run(
         training.start(model), plan.no_sums(), epoch=0, start=0, stop=1
     )
+    plan.close()
     numbers = {"train_loss": float(sums["loss"]), **plan.evaluate(state)}
     console.say(
         f"dry run: one step of {plan.steps} an epoch, loss "
