@@ -200,7 +200,7 @@ def test_grid_has_a_cell_for_each_combination():
 
 
 def test_dropout_replaces_the_rate_of_the_table(npz):
-    data = classifier.open_data(
+    data = open_data(
         str(npz), cifar10.CIFAR10, train_size=32, console=Console()
     )
 
@@ -215,7 +215,7 @@ def test_dropout_replaces_the_rate_of_the_table(npz):
 
 def test_fast_net_starts_whitened_and_stays_so(npz):
     config = Config(model=("cnn_lean",), data=str(npz), batch_size=16, dtype="float32")
-    data = classifier.open_data(
+    data = open_data(
         str(npz), cifar10.CIFAR10, train_size=32, console=Console()
     )
     start = cifar10.build("cnn_lean", data, dropout=None, seed=0)
