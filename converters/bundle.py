@@ -6,7 +6,7 @@ Names and layouts are torchvision's, so PyTorch loads it with
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ def save_bundle(
         "format": "pt",
     }
     if certainty is not None:
-        metadata["certainty"] = json.dumps(dataclasses.asdict(certainty))
+        metadata["certainty"] = json.dumps(told_certainty(certainty))
     save_tensors(path, to_state_dict(model, params, stats), metadata)
 
 
@@ -91,6 +91,7 @@ def load_bundle(path: str | Path) -> Bundle:
         parse_preprocessing(path, said),
         parse_certainty(path, sure),
     )
+    check_thresholds(path, certainty, classes)
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
     abstract = models.abstract(name, num_classes=len(classes))
@@ -136,6 +137,28 @@ def told(preprocessing: Preprocessing) -> dict[str, Any]:
     if said["fit"] == "crop":
         del said["fit"]
     return said
+
+
+def told_certainty(certainty: Certainty) -> dict[str, Any]:
+    """What the metadata say of it.
+
+    Versions that know of no labels' thresholds refuse a file that has them.
+    """
+    said = dataclasses.asdict(certainty)
+    if not said["label_thresholds"]:
+        del said["label_thresholds"]
+    return said
+
+
+def check_thresholds(
+    path: str | Path, certainty: Certainty, classes: Sequence[str]
+) -> None:
+    """Raises ValueError where there are labels' thresholds and not one a class."""
+    if len(certainty.label_thresholds) not in (0, len(classes)):
+        raise ValueError(
+            f"{path}: its metadata are damaged ({len(certainty.label_thresholds)} "
+            f"thresholds of {len(classes)} labels)"
+        )
 
 
 def parse_preprocessing(path: str | Path, said: Any) -> Preprocessing:
@@ -195,12 +218,25 @@ def parse_certainty(path: str | Path, said: Any) -> Certainty:
             f"{path}: its metadata are damaged (the thresholds are not rising pairs of "
             "shares)"
         )
-    return Certainty(float(temperature), tuple((level, limit) for level, limit in rows))
+    limits = said.get("label_thresholds", [])
+    if not isinstance(limits, list) or not all(map(_is_share, limits)):
+        raise ValueError(
+            f"{path}: its metadata are damaged (the labels' thresholds are not shares)"
+        )
+    return Certainty(
+        float(temperature),
+        tuple((level, limit) for level, limit in rows),
+        tuple(limits),
+    )
 
 
 def _is_number(value: Any) -> bool:
     # By comparison: a whole number may have too many digits for a float.
     return type(value) in (int, float) and abs(value) < 1e300
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= 1
 
 
 def _is_row(value: Any) -> bool:

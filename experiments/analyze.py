@@ -17,7 +17,7 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError, run_cli
 from experiments.inference.classifier import open_model
 from experiments.pages.page import About
-from experiments.pages.predictions import read_predictions
+from experiments.pages.predictions import SeveralLabelsError, read_predictions
 from experiments.runs.classifier_outputs import numbers, write_page
 from experiments.runs.folder import Run, data_notes, open_run, read_metrics
 from experiments.runs.writer import one_writer
@@ -82,6 +82,8 @@ def read_run(folder: Path) -> tuple[Run, list[dict[str, float]], Evaluation]:
     try:
         rows = read_metrics(folder / "metrics.csv")
         evaluation = read_predictions(folder / "predictions.csv")
+    except SeveralLabelsError as error:
+        raise UsageError(str(error)) from error
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{folder} is damaged: {' '.join(str(error).split())}"

@@ -23,6 +23,7 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.answers import check_alone
 from experiments.training.classifier import ClassifierTraining, make_classifier, run
 from experiments.training.data import open_data, open_source
 from experiments.training.recipe import ClassifierRecipe, Pipeline
@@ -151,6 +152,8 @@ def main(config: Config) -> dict[str, float]:
     cells = grid.expand(
         replace(config, repeats=1) if config.dry_run else config, axes=("model",)
     )
+
+    check_alone(dataset, len(cells))
 
     # One program serves all seeds of a model; then it makes room for the next.
     @lru_cache(maxsize=1)

@@ -1,6 +1,7 @@
 """Writes a run's model for other programs, and proves first that it is the same.
 
 python -m experiments.export RUN --to onnx|stablehlo|safetensors|torch --output DIR
+python -m experiments.export RUN --to hub:OWNER/NAME --output DIR
 """
 
 import csv
@@ -22,6 +23,7 @@ from tyro.conf import Positional, arg
 from converters.bundle import Bundle
 from experiments.command.console import Console
 from experiments.command.options import RunError, UsageError, run_cli
+from experiments.inference import hub
 from experiments.inference.classifier import make_predict, open_model
 from experiments.inference.exporting import write_model
 from experiments.inference.portable import (
@@ -46,8 +48,10 @@ class Config:
 
     run: Annotated[Positional[Path], arg(metavar="RUN")] = MISSING
     """A run's folder, or its model.safetensors, which needs --check."""
-    to: Literal["onnx", "stablehlo", "safetensors", "torch"] = "onnx"
-    """The form: ONNX takes whole photos, the others crops, made by a file beside."""
+    to: str = "onnx"
+    """The form: onnx, which takes whole photos; stablehlo, safetensors or torch, which
+    take crops, made by a file beside; or hub:OWNER/NAME, a repository of the Hugging
+    Face Hub, which timm reads where it has the network; nothing is uploaded."""
     output: Path | None = None
     """The folder to write, not there yet; by default RUN/export-FORMAT."""
     check: Path | None = None
@@ -65,12 +69,18 @@ def main(config: Config) -> dict[str, float]:
       RunError: the export is not the run's model; nothing is written.
     """
     console = Console()
-    check_installed(config.to)
-    if config.quantize and config.to != "onnx":
+    form, hub_name = _form(config.to)
+    check_installed(form)
+    if config.quantize and form != "onnx":
         raise UsageError(
             f"--quantize {config.quantize}: only --to onnx has such a form"
         )
     bundle = open_model(config.run)
+    if bundle.certainty.label_thresholds:
+        raise UsageError(
+            f"{config.run} gives a photo several labels, and an export gives one: use "
+            "predict, or take the weights alone by python -m converters export"
+        )
     target = _target(config)
     with tempfile.TemporaryDirectory() as scratch:
         photos = (
@@ -81,19 +91,22 @@ def main(config: Config) -> dict[str, float]:
         console.say(f"checking on {len(photos.paths)} photos: {photos.source}")
         own, photos = _own(bundle, photos)
         with atomic_folder(target) as folder:
-            about = write_model(folder, config.to, bundle)
+            about = write_model(folder, form, bundle)
             notes = _quantize(config, folder, bundle, photos, console)
             theirs, seconds = _in_a_process(folder, photos, bundle.classes)
             proof = _compare(config, photos, own, theirs, seconds)
-            size = (folder / FORMATS[config.to].file).stat().st_size
+            size = (folder / FORMATS[form].file).stat().st_size
             card = model_card(
                 about,
                 proof,
                 run=_options(config.run),
                 judged=photos.judged,
                 size=size,
-                notes=notes,
+                notes=[*notes, *(hub.notes(about, hub_name) if hub_name else ())],
             )
+            if hub_name:
+                hub.write_config(folder, about)
+                card = hub.front_matter(about) + card
             write_text(folder / "README.md", card)
     console.say(
         f"probabilities differ by {proof.difference:.1e} at most, "
@@ -105,12 +118,30 @@ def main(config: Config) -> dict[str, float]:
             else ""
         )
     )
-    console.say(f"{target}: {FORMATS[config.to].file}, {size / 1e6:.1f} MB; README.md")
+    console.say(f"{target}: {FORMATS[form].file}, {size / 1e6:.1f} MB; README.md")
+    if hub_name:
+        upload = hub.upload_command(hub_name, target)
+        console.say(f"nothing was uploaded; to do so: {upload}")
     return {
         "difference": proof.difference,
         "other_labels": proof.other_labels,
         "bytes": size,
     }
+
+
+def _form(to: str) -> tuple[str, str]:
+    """The form of `--to`, and the name of the repository where it is the Hub's.
+
+    Raises:
+      UsageError: there is no such form.
+    """
+    if to.startswith(hub.PREFIX):
+        return "safetensors", hub.repository(to)
+    if to not in FORMATS:
+        raise UsageError(
+            f"--to {to}: it is {', '.join(FORMATS)} or {hub.PREFIX}OWNER/NAME"
+        )
+    return to, ""
 
 
 def _target(config: Config) -> Path:
@@ -119,7 +150,8 @@ def _target(config: Config) -> Path:
     Raises:
       UsageError: it is there.
     """
-    kind = f"{config.to}-{config.quantize}" if config.quantize else config.to
+    kind = config.to.partition(":")[0]
+    kind = f"{kind}-{config.quantize}" if config.quantize else kind
     home = config.run if config.run.is_dir() else config.run.parent
     target = home / f"export-{kind}" if config.output is None else config.output
     if target.exists():

@@ -23,7 +23,11 @@ from experiments.inference.classifier import BATCH, Explain, explainer
 from experiments.inference.inputs import find_images
 from experiments.inference.portable import Portable, open_portable, read_photos
 from experiments.pages.photos import overlay
-from experiments.pages.predictions import UNSURE, write_predictions
+from experiments.pages.predictions import (
+    UNSURE,
+    write_label_predictions,
+    write_predictions,
+)
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.files import atomic_path
@@ -48,9 +52,11 @@ class Config:
     ] = ()
     """Image files, and folders whose images are taken, those below them too."""
     top: int = limited(3, at_least(1))
-    """How many classes to name for each image."""
+    """How many classes to name for each image. A model of several labels names all
+    that reach their thresholds."""
     csv: Path | None = None
-    """A table to write: path, prediction, confidence, one probability a class."""
+    """A table to write: path, prediction, confidence, one probability a class; of
+    several labels: path, predictions, one probability a label."""
     precision: float | None = limited(None, limits.chance)
     """The share of answers that must be right, such as 0.95: an image of which the
     model is less sure than that takes, by its validation images, is unsure."""
@@ -94,14 +100,19 @@ def main(config: Config) -> dict[str, int]:
         rows.append(predict(seen.images))
         for path, row in zip(seen.paths, rows[-1], strict=True):
             unsure = f"{UNSURE}; " if row.max() < limit else ""
-            console.say(f"{path}: {unsure}{_line(row, model.classes, config.top)}")
+            console.say(f"{path}: {unsure}{_line(row, model, config.top)}")
         done += seen.paths
     table = np.concatenate(rows)
     for line in guessed(guesses):
         console.say(f"WARNING: {line}", style="bold yellow")
     if config.csv is not None:
         names = [str(path) for path in done]
-        write_predictions(config.csv, names, table, model.classes, limit=limit)
+        if limits := model.certainty.label_thresholds:
+            write_label_predictions(
+                config.csv, names, table, model.classes, thresholds=limits
+            )
+        else:
+            write_predictions(config.csv, names, table, model.classes, limit=limit)
         console.say(f"table: {config.csv}")
     numbers = {"predicted": len(done), "unreadable": len(unreadable)}
     if config.precision is not None:
@@ -132,6 +143,11 @@ def _limit(model: Portable, precision: float | None) -> float:
     """
     if precision is None:
         return 0.0
+    if model.certainty.label_thresholds:
+        raise UsageError(
+            "--precision: the model gives a photo several labels, each by a threshold "
+            "of its own"
+        )
     if UNSURE in model.classes:
         raise UsageError(f"--precision: the model has a class {UNSURE!r} of its own")
     try:
@@ -191,9 +207,22 @@ def _read(
         yield Seen(sound, images)
 
 
-def _line(row: np.ndarray, classes: Sequence[str], top: int) -> str:
-    best = np.argsort(-row, kind="stable")[:top].tolist()
-    return ", ".join(f"{classes[index]} {row[index]:.1%}" for index in best)
+def _line(row: np.ndarray, model: Portable, top: int) -> str:
+    """The likeliest classes; of several labels, all that are said."""
+    limits = model.certainty.label_thresholds
+    order = np.argsort(-row, kind="stable").tolist()
+    if limits:
+        best = [index for index in order if row[index] >= limits[index]]
+    else:
+        best = order[:top]
+    words = ", ".join(f"{model.classes[index]} {row[index]:.1%}" for index in best)
+    if best:
+        return words
+    first = order[0]
+    return (
+        f"no label; {model.classes[first]} {row[first]:.1%} is below "
+        f"{limits[first]:.1%}"
+    )
 
 
 def _write_explanations(

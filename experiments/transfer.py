@@ -21,11 +21,13 @@ from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
+from experiments.training.answers import check_alone, check_balance
 from experiments.training.backbones import (
     build,
     check_backbones,
     choose_weights,
     common_weights,
+    in_folder,
     resumed_weights,
     scaled,
 )
@@ -82,8 +84,9 @@ class Subject:
     two of each family."""
     data: Annotated[str, arg(help=f"{describe_kinds(labelled=True)}.")] = "demo"
     weights: str = "auto"
-    """auto, imagenet, v1, v2, random, or a .pth or .safetensors file. auto is imagenet;
-    with the demo photos and no network it is random, with a warning."""
+    """auto, imagenet, v1, v2, random, a .pth or .safetensors file, or the folder of a
+    run or an export. auto is imagenet; with the demo photos and no network it is
+    random, with a warning."""
     image_size: int | None = limited(None, at_least(16, most=4096))
     """Side of the crops in pixels. By default 224, with the demo photos 64."""
     fit: Fit = "crop"
@@ -152,6 +155,7 @@ def resolve(config: Config, *, console: Console) -> Config:
     return replace(
         config,
         backbone=names,
+        weights=in_folder(config.weights),
         epochs=config.epochs or epochs,
         image_size=config.image_size or image_size,
         dtype=compute_type(config.dtype, console=console),
@@ -177,6 +181,7 @@ def make_cells(config: Config) -> list[grid.Cell]:
         raise UsageError("--find-lr: give one backbone, and one of each other option")
     for cell in cells:
         frozen_prefixes(cell.chosen["backbone"], cell.chosen["freeze"])
+        check_balance(ClassifierRecipe.of(config, chosen=cell.chosen))
     return cells
 
 
@@ -345,6 +350,7 @@ def main(config: Config) -> dict[str, float]:
     waiting = []
     if config.resume is None:
         waiting.append(make_ready(cells[0]))
+        check_alone(waiting[0].dataset, len(cells))
         _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
         keep_index(source, config.data, into.path)

@@ -14,6 +14,7 @@ from scipy.optimize import root_scalar
 
 from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.metrics import IntVector
+from jaxvision.multilabel import sigmoid
 from jaxvision.typing import AnyArray, Float
 
 Logits = Float[AnyArray, "n classes"]
@@ -37,10 +38,14 @@ class Certainty:
       temperature: what they are divided by; below 1 the model is surer than it says.
       thresholds: precision -> the probability that an answer must have so that, of the
         held-out answers which have it, that share was right; both rise.
+      label_thresholds: of a model that gives an image any number of labels, the
+        probability from which it says each (`multilabel.best_thresholds`); of a model
+        that gives one class, none.
     """
 
     temperature: float = 1.0
     thresholds: tuple[tuple[float, float], ...] = ()
+    label_thresholds: tuple[float, ...] = ()
 
     def threshold(self, precision: float) -> float:
         """The smallest probability of an answer of that precision.
@@ -64,6 +69,16 @@ class Certainty:
 
 UNKNOWN = Certainty()
 """That of a model that was never asked about held-out images."""
+
+
+def shares(scores: Logits, certainty: Certainty):
+    """The probabilities, float64 on the host, that a model's logits mean.
+
+    Of a model that gives any number of labels, each by itself.
+    """
+    if certainty.label_thresholds:
+        return sigmoid(scores)
+    return np.asarray(temper(softmax(scores), certainty.temperature))
 
 
 class Answered(NamedTuple):

@@ -60,6 +60,65 @@ def balanced_weights(labels: Labels, *, num_classes: int) -> Float[Array, " clas
     return jnp.where(counts > 0, weights, 0).astype(jnp.float32)
 
 
+def binary_cross_entropy(
+    logits: Logits,
+    targets: Targets | Array,
+    *,
+    positive_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+) -> Float[Array, ""]:
+    """Mean binary cross-entropy in nats over images and labels, each by itself.
+
+    `torch.nn.functional.binary_cross_entropy_with_logits` to the rounding.
+
+    Args:
+      logits: of each label's probability.
+      targets: `(n, classes)`, 1 where a label holds, or shares in [0, 1] of mixed ones.
+      positive_weights: torch's `pos_weight`: one factor a label for where it holds.
+      label_smoothing: the share of each target that becomes one half, in [0, 1].
+    """
+    targets = (1 - label_smoothing) * targets.astype(logits.dtype) + label_smoothing / 2
+    weights = 1.0 if positive_weights is None else positive_weights[None]
+    rest = jax.nn.softplus(-logits)
+    return ((1 - targets) * logits + (1 + (weights - 1) * targets) * rest).mean()
+
+
+def positive_weights(labels: Array) -> Float[Array, " classes"]:
+    """How many images lack each label, divided by how many have it.
+
+    So a label weighs as much where it holds as where it does not. Of one that no image
+    has, the weight is 1.
+    """
+    count = (labels != 0).sum(axis=0)
+    weights = (len(labels) - count) / jnp.maximum(count, 1)
+    return jnp.where((count > 0) & (count < len(labels)), weights, 1).astype(
+        jnp.float32
+    )
+
+
+def multilabel_classification(
+    *,
+    positive_weights: Float[Array, " classes"] | None = None,
+    label_smoothing: float = 0.0,
+) -> LossFn:
+    """`loss_fn(logits, batch) -> (loss, metrics)` over rows of 0 and 1 in `label`.
+
+    Where the batch has been mixed, its `target` takes the place of the labels. The
+    metric is the `loss`.
+    """
+
+    def loss_fn(out: Array, batch: Batch) -> tuple[Array, Metrics]:
+        loss = binary_cross_entropy(
+            out,
+            batch.get("target", batch["label"]),
+            positive_weights=positive_weights,
+            label_smoothing=label_smoothing,
+        )
+        return loss, {"loss": loss}
+
+    return loss_fn
+
+
 def classification(
     *,
     class_weights: Float[Array, " classes"] | None = None,

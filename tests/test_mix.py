@@ -161,3 +161,21 @@ def test_bad_input_is_named():
         for wrong in (jnp.zeros(4, jnp.int32), targets[:3], targets.astype(jnp.int32)):
             with pytest.raises(ValueError, match=r"shape \(4, classes\).*one_hot"):
                 mixed(key(), images, wrong, alpha=1.0)
+
+
+@pytest.mark.parametrize("name", augment.MIXES)
+def test_mixing_takes_rows_of_labels(name):
+    """Of one label each the same as of classes; of several the shares of each."""
+    images = jnp.asarray(photos(12, 12, n=4), jnp.float32)
+    labels = jnp.asarray([0, 2, 1, 2])
+    rows = jax.nn.one_hot(labels, 3, dtype=jnp.uint8)
+    transform = augment.mix_transform(name, alpha=1.0, num_classes=3)
+    by_class = transform(key(3), {"image": images, "label": labels})
+    by_row = transform(key(3), {"image": images, "label": rows})
+    for part in ("image", "target"):
+        np.testing.assert_array_equal(by_class[part], by_row[part])
+    every = transform(key(3), {"image": images, "label": rows.at[1:].set(1)})
+    np.testing.assert_allclose(every["target"][2:], 1)
+    share = by_row["target"][1, 2]  # of the image itself, the rest is its neighbour's
+    np.testing.assert_allclose(every["target"][1], jnp.array([1, share, share]))
+    np.testing.assert_array_equal(every["label"], rows.at[1:].set(1))

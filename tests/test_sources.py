@@ -36,6 +36,13 @@ def write_packed(path):
     return str(path / "packed")
 
 
+def write_list(path):
+    make_folder(path, {"a": 5, "b": 5})
+    lines = [f"{name}/{index}.png,{name}" for name in "ab" for index in range(5)]
+    (path / "list.csv").write_text("\n".join(["path,label", *lines]))
+    return str(path / "list.csv")
+
+
 def put(request, name):
     request.getfixturevalue("served")
     return name
@@ -48,6 +55,7 @@ SPECS = {
     "'oxford_iiit_pet'": lambda request, path: put(request, "oxford_iiit_pet"),
     "a folder that experiments.pack": lambda request, path: write_packed(path),
     "a folder (": lambda request, path: make_folder(path / "set", {"a": 5, "b": 5}),
+    "a .csv": lambda request, path: write_list(path / "set"),
     "tfds:NAME": lambda request, path: write_tfds(request),
     "a .npz file": lambda request, path: write_npz(path / "set.npz"),
 }

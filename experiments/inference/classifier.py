@@ -12,8 +12,7 @@ import numpy as np
 from converters.bundle import Bundle, load_bundle
 from experiments.command.options import UsageError
 from jaxvision import gradcam, models
-from jaxvision.calibration import temper
-from jaxvision.evaluation import softmax
+from jaxvision.calibration import shares
 from jaxvision.functional import functionalize, mirrored
 from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing, normalize, to_float
@@ -93,7 +92,7 @@ def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
             for batch, count in batches(images)
         ]
         scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
-        return np.asarray(temper(softmax(scores), bundle.certainty.temperature))
+        return shares(scores, bundle.certainty)
 
     return predict
 

@@ -1,6 +1,5 @@
 """A model that was exported: what its folder says, and what it says of photographs."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -16,10 +15,12 @@ from converters.bundle import (
     UNKNOWN,
     Bundle,
     Certainty,
+    check_thresholds,
     load_bundle,
     parse_certainty,
     parse_preprocessing,
     told,
+    told_certainty,
 )
 from converters.from_torch import convert
 from converters.weights import load_state_dict
@@ -135,6 +136,7 @@ def read_about(file: Path) -> About:
             raise ValueError("the classes are no names")
         preprocessing = parse_preprocessing(file, said["preprocessing"])
         certainty = parse_certainty(file, said.get("certainty", {}))
+        check_thresholds(file, certainty, classes)
         return About(
             said["format"],
             said["architecture"],
@@ -155,7 +157,7 @@ def write_about(file: Path, about: About) -> None:
         "architecture": about.name,
         "classes": about.classes,
         "preprocessing": told(about.preprocessing),
-        "certainty": dataclasses.asdict(about.certainty),
+        "certainty": told_certainty(about.certainty),
     }
     write_text(file, json.dumps(said, indent=2, ensure_ascii=False) + "\n")
 

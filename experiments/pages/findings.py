@@ -331,7 +331,7 @@ def _duplicates(
         none = Leak(0, 0, len(evaluation), evaluation.accuracy, False, is_sought=False)
         return none, (), (), ()
     seen = {
-        "training": duplicates.signatures(_centre(train.images, share)),
+        "training": duplicates.signatures(centre(train.images, share)),
         "validation": duplicates.signatures(val.images),
     }
     across = duplicates.between(seen["training"], seen["validation"])
@@ -362,7 +362,7 @@ def _duplicates(
     return leak, leaked, tuple(inside), searched
 
 
-def _centre(images: np.ndarray, share: float) -> np.ndarray:
+def centre(images: np.ndarray, share: float) -> np.ndarray:
     """The squares in the middle, `share` of the side: a view, not a copy."""
     side = images.shape[1]
     size = max(1, round(share * side))

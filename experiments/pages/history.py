@@ -14,7 +14,7 @@ History = Sequence[Mapping[str, Any]]
 
 NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lr": "Learning rate"}
 """Metrics that are not spelt like their column."""
-UNITS = {"accuracy": "%", "psnr": "dB"}
+UNITS = {"accuracy": "%", "average_precision": "%", "psnr": "dB"}
 PARTS = {"train": "training", "val": "validation"}
 """Column prefix -> what a reader calls it."""
 

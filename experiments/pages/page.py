@@ -65,6 +65,7 @@ def write_report(
     *,
     evaluation: Evaluation | None = None,
     findings: Findings | None = None,
+    labels: Mapping[str, Any] | None = None,
     pictures: Mapping[str, str | Path] | None = None,
     commands: Mapping[str, str] | None = None,
 ) -> Path:
@@ -78,6 +79,7 @@ def write_report(
       about: what there is to say of any run.
       evaluation: of the validation images, and with it the headline.
       findings: what `findings.gather` gave of it: further sections.
+      labels: what `multilabel_page.describe` gave, in place of these two.
       pictures: further pictures, caption -> file; relative paths start in `folder`.
       commands: what to do with the model, sentence -> command; without it, how to
         bring it to PyTorch.
@@ -102,6 +104,7 @@ def write_report(
         "findings": None
         if findings is None
         else analysis_page.describe(findings, history, classes),
+        "labels": labels,
         "pictures": [
             (caption, _embed(folder / path))
             for caption, path in (pictures or {}).items()
@@ -112,6 +115,12 @@ def write_report(
     }
     if evaluation is not None:
         context |= _evaluation(evaluation)
+    if labels is not None:
+        context["headline"] = {
+            "value": f"{100 * labels['map']:.1f} %",
+            "what": f"mean average precision over {len(labels['scored'])} labels, of "
+            f"{labels['total']} validation images",
+        }
     target = folder / "report.html"
     write_bytes(target, render("page.html", context))
     return target

@@ -15,8 +15,15 @@ from jaxvision.typing import Array, Float
 
 FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
 """The columns before the probabilities, which are named like their classes."""
+LABEL_COLUMNS = ("path", "labels", "predictions")
+"""The same where an image has any number of labels."""
 UNSURE = "unsure"
 """The prediction for an image whose most probable class is not probable enough."""
+
+
+class SeveralLabelsError(ValueError):
+    """A table is of images with any number of labels."""
+
 
 Probabilities = Float[np.ndarray, "_ _"] | Float[Array, "_ _"]
 
@@ -64,16 +71,50 @@ def write_predictions(
             file.write(csv_line(cells))
 
 
+def write_label_predictions(
+    path: str | Path,
+    paths: Sequence[str],
+    probabilities: Probabilities,
+    classes: Sequence[str],
+    *,
+    thresholds: Sequence[float],
+    labels: np.ndarray | None = None,
+) -> None:
+    """Writes one line an image: path, labels, predictions, probabilities.
+
+    As `write_predictions`, of images with any number of labels, which stand in one
+    cell as `cat;dog`; predicted are those whose probability reaches the threshold.
+    """
+    table = np.asarray(probabilities).astype(np.float32)
+    said = np.asarray(probabilities) >= np.asarray(thresholds)
+
+    def named(flags: np.ndarray) -> str:
+        return ";".join(classes[int(i)] for i in np.nonzero(flags)[0])
+
+    with atomic_path(path) as temporary, _open(temporary, "w") as file:
+        fixed = [n for n in LABEL_COLUMNS if labels is not None or n != "labels"]
+        file.write(csv_line((*fixed, *classes)))
+        for index, (source, row) in enumerate(zip(paths, table, strict=True)):
+            truth = [] if labels is None else [named(labels[index])]
+            file.write(csv_line((source, *truth, named(said[index]), *map(str, row))))
+
+
 def read_predictions(path: str | Path) -> Evaluation:
     """Reads what `write_predictions` wrote of images with labels.
 
     Raises:
+      SeveralLabelsError: it is that of `write_label_predictions`.
       ValueError: the file is no such table; the message names the line.
     """
     with _open(path, "r") as file:
         rows = csv.reader(file)
         header = tuple(next(rows, ()))
         classes = tuple(map(unguarded, header[len(FIXED_COLUMNS) :]))
+        if header[: len(LABEL_COLUMNS)] == LABEL_COLUMNS:
+            raise SeveralLabelsError(
+                f"{path} is of photos with several labels, and this is for those with "
+                "one class; their report is whole as the run wrote it"
+            )
         if header[: len(FIXED_COLUMNS)] != FIXED_COLUMNS or not classes:
             raise ValueError(
                 f"{path}: the first line must name the columns "

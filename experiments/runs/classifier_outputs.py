@@ -104,8 +104,7 @@ def write_page(
         val.images,
         evaluation,
         about.history,
-        # Of a photo that is not cropped, the training square has a margin.
-        share=seen.crop / (seen.resize if seen.fit == "crop" else _side(train)),
+        share=seen_share(train, seen),
         explain=explainer(bundle) if is_wrong else None,
         certainty=bundle.certainty,
         cut=_cut(val, seen),
@@ -115,8 +114,10 @@ def write_page(
     return page, [line["text"] for line in lines]
 
 
-def _side(split: Split) -> int:
-    return split.images.shape[1]
+def seen_share(train: Split, seen: Preprocessing) -> float:
+    """The share of a training square's side that evaluation sees of the same photo."""
+    # Of a photo that is not cropped, the training square has a margin.
+    return seen.crop / (seen.resize if seen.fit == "crop" else train.images.shape[1])
 
 
 def _cut(val: Split, seen: Preprocessing) -> np.ndarray | None:

@@ -27,6 +27,10 @@ FILES = ".pth, .pt or .safetensors"
 """What `--weights` takes besides, in words; see `weights.is_file_name`."""
 
 
+WORDS = ("auto", "imagenet", "v1", "v2", "random")
+"""What it takes that is no path."""
+
+
 class Weights(NamedTuple):
     """The weights that were chosen, before the model exists."""
 
@@ -40,6 +44,20 @@ class Weights(NamedTuple):
     """Whether the last layer is ImageNet's own, which no other data set can use."""
     classes: tuple[str, ...] | None = None
     """Those of the last layer, where the file names them."""
+
+
+def in_folder(which: str) -> str:
+    """What `--weights` names; of the folder of a run or an export the model in it.
+
+    Raises:
+      UsageError: it is a folder without one.
+    """
+    path = Path(os.path.expanduser(which))
+    if which in WORDS or not path.is_dir():
+        return which
+    if not (path / MODEL).is_file():
+        raise UsageError(f"--weights {which}: there is no {MODEL} in this folder")
+    return str(path / MODEL)
 
 
 def common_weights(

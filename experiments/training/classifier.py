@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -19,8 +18,8 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.command.signals import Stop
 from experiments.pages.page import About
-from experiments.runs.classifier_outputs import write_outputs
 from experiments.runs.folder import Run, data_notes, write_skipped
+from experiments.training.answers import Answers, answers_of, check_recipe, mixing
 from experiments.training.data import fingerprint, read_so_far
 from experiments.training.last_layer import (
     frozen_prefixes,
@@ -39,18 +38,17 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import losses, models, parallel, processes, stream, train
-from jaxvision.augment import mix_transform, photo_transform
-from jaxvision.calibration import fit_certainty
+from jaxvision import models, parallel, processes, stream, train
+from jaxvision.augment import photo_transform
 from jaxvision.data import Dataset
-from jaxvision.evaluation import Evaluation, softmax
 from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
-from jaxvision.typing import Array, LossFn, Transform, Tree
+from jaxvision.sampling import balanced_order
+from jaxvision.typing import Array, Transform, Tree
 
 
-class Answers(NamedTuple):
+class Said(NamedTuple):
     """What a classifier says of the validation images that can be read."""
 
     logits: Array
@@ -58,7 +56,7 @@ class Answers(NamedTuple):
     """Which of the images these are; all of them, where they are no stream."""
 
 
-Predict = Callable[[Tree, Tree], Answers]
+Predict = Callable[[Tree, Tree], Said]
 
 
 class ClassifierTraining(NamedTuple):
@@ -84,7 +82,7 @@ def make_classifier(
     *,
     console: Console,
     schedule: optax.Schedule | None = None,
-    keep: str = "val_accuracy",
+    keep: str | None = None,
 ) -> ClassifierTraining:
     """All that trains a model on `dataset` by a recipe.
 
@@ -98,7 +96,7 @@ def make_classifier(
       console: shows the progress of that computation.
       schedule: the learning rate by step, in place of the recipe's own.
       keep: the column whose largest value marks the epoch whose model is kept; `epoch`
-        keeps the last.
+        keeps the last. By default accuracy, of several labels average precision.
 
     Raises:
       UsageError: the batch does not fit the devices, the data or the model.
@@ -108,6 +106,8 @@ def make_classifier(
             f"--batch-size {recipe.batch_size} is more than the {len(dataset.train)} "
             f"training photos in {dataset.name}"
         )
+    answers = answers_of(dataset)
+    check_recipe(recipe, dataset)
     preprocessing = replace(start.preprocessing, mirror=recipe.tta == "mirror")
     frozen = (*start.frozen, *frozen_prefixes(start.name, recipe.freeze))
     trained = make_trainable(
@@ -131,13 +131,16 @@ def make_classifier(
         data={"image": inputs.train, "label": inputs.train_labels},
         fingerprint=fingerprint(dataset.train, dataset.classes),
         judged=fingerprint(dataset.val, dataset.classes),
-        transforms=[*inputs.transforms, *_mixing(recipe, num_classes=classes)],
-        loss_fn=_loss(recipe, dataset.train.labels, num_classes=classes),
-        metrics=("loss", "accuracy"),
-        evaluate=_make_evaluate(dataset.val.labels, predict, recipe),
+        transforms=[*inputs.transforms, *mixing(recipe, num_classes=classes)],
+        loss_fn=answers.loss(recipe, dataset.train.labels, num_classes=classes),
+        metrics=answers.metrics,
+        evaluate=_make_evaluate(dataset.val.labels, answers, predict, recipe),
         keep=_keeper(start.name, dataset, preprocessing, predict),
-        judged_by=keep,
+        judged_by=keep or answers.judged_by,
         is_streamed=inputs.is_streamed,
+        draw=balanced_order(dataset.train.labels)
+        if recipe.sampler == "balanced"
+        else None,
         options=options,
     )
     training = make_training(task, inputs.trained, recipe, schedule=schedule)
@@ -145,7 +148,10 @@ def make_classifier(
 
 
 def _make_evaluate(
-    labels: np.ndarray, predict: Predict, recipe: ClassifierRecipe
+    labels: np.ndarray,
+    answers: Answers,
+    predict: Predict,
+    recipe: ClassifierRecipe,
 ) -> Callable[[Tree, Tree], dict[str, float]]:
     """The numbers by which an epoch is judged."""
     whole = parallel.replicated(make_mesh(recipe))
@@ -153,10 +159,7 @@ def _make_evaluate(
     def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
         logits, places = predict(params, stats)
         truth = parallel.place(labels[places], whole)
-        return {
-            "val_loss": float(losses.cross_entropy(logits, truth)),
-            "val_accuracy": float((logits.argmax(-1) == truth).mean()),
-        }
+        return answers.judge(logits, truth)
 
     return evaluate
 
@@ -221,14 +224,14 @@ def _make_predict(inputs: _Inputs, recipe: ClassifierRecipe) -> Predict:
     )
     images = inputs.val if inputs.is_streamed else parallel.place(inputs.val, whole)
 
-    def predict(params: Tree, stats: Tree) -> Answers:
+    def predict(params: Tree, stats: Tree) -> Said:
         params, stats = parallel.place((params, stats), whole)
         if not inputs.is_streamed:
-            return Answers(step(params, stats, images), inputs.val_places)
+            return Said(step(params, stats, images), inputs.val_places)
         logits, there = stream.outputs(
             step, params, stats, images, batch_size=recipe.batch_size, mesh=mesh
         )
-        return Answers(logits, inputs.val_places[there])
+        return Said(logits, inputs.val_places[there])
 
     return predict
 
@@ -237,7 +240,7 @@ def _remembered(predict: Predict) -> Predict:
     """`predict`, which does not compute anew what it was asked last."""
     last: dict[str, Any] = {"asked": None}
 
-    def remembered(params: Tree, stats: Tree) -> Answers:
+    def remembered(params: Tree, stats: Tree) -> Said:
         asked = jax.tree.leaves((params, stats))
         if last["asked"] is None or any(map(operator.is_not, asked, last["asked"])):
             last.update(asked=asked, said=predict(params, stats))
@@ -253,8 +256,7 @@ def _keeper(
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
         logits, places = predict(params, stats)
-        table = softmax(logits).astype(np.float32)
-        certainty = fit_certainty(dataset.val.labels[places], table)
+        certainty = answers_of(dataset).certainty(dataset.val.labels[places], logits)
         if not processes.is_first():
             return
         params, stats = jax.device_get((params, stats))
@@ -269,22 +271,6 @@ def _keeper(
         )
 
     return keep
-
-
-def _mixing(recipe: ClassifierRecipe, *, num_classes: int) -> list[Transform]:
-    if recipe.mix == "none":
-        return []
-    alpha = recipe.mix_alpha
-    return [mix_transform(recipe.mix, alpha=alpha, num_classes=num_classes)]
-
-
-def _loss(recipe: ClassifierRecipe, labels: np.ndarray, *, num_classes: int) -> LossFn:
-    weights = None
-    if recipe.class_weights == "balanced":
-        weights = losses.balanced_weights(jnp.asarray(labels), num_classes=num_classes)
-    return losses.classification(
-        class_weights=weights, label_smoothing=recipe.label_smoothing
-    )
 
 
 def run(
@@ -325,19 +311,19 @@ def run(
     dataset = read_so_far(dataset, places)
     if dataset.skipped:
         write_skipped(into.path, dataset, console)
-    val, size, classes = dataset.val, bundle.preprocessing.crop, dataset.classes
-    # As in the table, from which the report can be built anew.
-    probabilities = softmax(logits).astype(np.float32)
-    evaluation = Evaluation(tuple(val.paths), val.labels, probabilities, classes)
+    answers = answers_of(dataset)
+    evaluation = answers.evaluation(dataset, logits, bundle)
     notes = [*about.notes, *data_notes(dataset)]
-    said = history[plan.best(history) - 1]["val_accuracy"]
-    if abs(said - evaluation.accuracy) > 1e-6:
+    said = history[plan.best(history) - 1][answers.judged_by]
+    score = answers.score(evaluation)
+    if abs(said - score) > 1e-6:
+        what = answers.judged_by.removeprefix("val_").replace("_", " ")
         notes.append(
-            f"model.safetensors has an accuracy of {evaluation.accuracy:.2%}, and the "
-            f"epoch that it is of had {said:.2%} when it ended: it is not that model"
+            f"model.safetensors has the {what} {score:.2%}, and the epoch that it is "
+            f"of had {said:.2%} when it ended: it is not that model"
         )
     numbers = processes.from_first(
-        lambda: write_outputs(
+        lambda: answers.write(
             into.path,
             about._replace(history=history, notes=notes),
             dataset,
@@ -347,11 +333,12 @@ def run(
             console=console,
         )
     )
+    size, classes = bundle.preprocessing.crop, dataset.classes
     cost = multiply_adds(bundle.name, size=size, num_classes=len(classes))
     return numbers | {
         "parameters": count_parameters(start.model),
         "gflop": cost / 1e9,
-        "images": len(val),
+        "images": len(dataset.val),
     }
 
 

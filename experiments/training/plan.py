@@ -46,6 +46,8 @@ class Plan:
     """Called with a new best epoch's state and the folder, before its checkpoint."""
     repeat: int = 1
     """How often an epoch shows each image, where a random crop of it is another one."""
+    draw: Callable[[jax.Array], jax.Array] | None = None
+    """Draws the order of an epoch from its key; none: each image comes once."""
     patience: int = 0
     """Epochs without a better one before the training ends early; 0: it never does."""
     judged: str = ""
@@ -80,7 +82,11 @@ class Plan:
         """The order of the images in an epoch, counted from zero."""
         if epoch not in self._known:
             key = jax.random.fold_in(self.key, epoch)
-            order = jax.random.permutation(key, self.repeat * self.count) % self.count
+            if self.draw is not None:
+                order = self.draw(key)
+            else:
+                count = self.count
+                order = jax.random.permutation(key, self.repeat * count) % count
             self._known.clear()
             self._known[epoch] = order
         return self._known[epoch]

@@ -83,9 +83,14 @@ class ClassifierRecipe(Recipe):
     """How far mix goes: near 0 most images stay as they are, at 1 all shares are as
     likely."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: each class weighs the same in the loss, however few its images."""
+    """balanced: each class weighs the same in the loss, however few its images. Of
+    several labels a photo, each weighs as much where it holds as where it does not."""
+    sampler: Literal["none", "balanced"] = "none"
+    """none: an epoch shows each image once. balanced: it draws as many, and all classes
+    as often, however few their images; in place of --class-weights."""
     label_smoothing: float = limited(0.0, limits.share)
-    """Share of each target that is spread over all classes."""
+    """Share of each target that is spread over all classes; of several labels a photo,
+    over yes and no."""
     freeze: str = "none"
     """none; backbone: all but the last layer; or prefixes with commas between, such as
     layer1,layer2. Frozen BatchNorm keeps its statistics."""

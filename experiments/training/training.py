@@ -78,6 +78,7 @@ class Task:
       judged_by: the column whose largest value marks the epoch to keep; `epoch`, the
         last.
       repeat: how often an epoch shows each image.
+      draw: draws the order of an epoch instead; see `Plan.draw`.
       streams: see `train.make_epoch`.
       is_streamed: whether the training set comes to the devices batch by batch.
       options: what else decides what comes of it, beside the recipe, as JSON holds it.
@@ -93,6 +94,7 @@ class Task:
     keep: Callable[[Tree, Tree, Path], None]
     judged_by: str
     repeat: int = 1
+    draw: Callable[[jax.Array], jax.Array] | None = None
     streams: train.Streams = train.streams
     is_streamed: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -159,6 +161,7 @@ def make_training(
         judged_by=task.judged_by,
         keep_best=lambda state, folder: task.keep(*train.evaluated(state), folder),
         repeat=task.repeat,
+        draw=task.draw,
         patience=recipe.patience,
         judged=task.judged,
         options={**asdict(recipe), "frozen": frozen, **task.options},

@@ -46,14 +46,16 @@ def mix_transform(name: str, *, alpha: float, num_classes: int) -> Transform:
     Args:
       name: a row of `MIXES`.
       alpha: how far; as for that row.
-      num_classes: how many there are in `label`.
+      num_classes: how many there are in `label`, which may have rows of 0 and 1.
     """
     mix = MIXES[name]
 
     def transform(key: Array | None, batch: Batch) -> Batch:
         if key is None:
             return batch
-        targets = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
+        targets = batch["label"].astype(jnp.float32)
+        if targets.ndim == 1:
+            targets = jax.nn.one_hot(batch["label"], num_classes, dtype=jnp.float32)
         image, target = mix(key, batch["image"], targets, alpha=alpha)
         return batch | {"image": image, "target": target}
 

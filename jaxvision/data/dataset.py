@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxvision.data.lazy import LazyImages
-from jaxvision.data.photo import ArrayPhotos, Photo, Source, labels_of
+from jaxvision.data.photo import ArrayPhotos, Photo, Source, label_array, labels_of
 from jaxvision.data.reader import Guesses, Progress, guessed, make_tick
 from jaxvision.data.sources import find_source
 from jaxvision.data.split import fold_aside, set_aside
@@ -24,7 +24,8 @@ class Split:
     Attributes:
       images: uint8, `(n, h, w, 3)`, RGB; of a streamed set they are decoded anew
         whenever they are asked for.
-      labels: int32, `(n,)`: indices into `Dataset.classes`.
+      labels: int32, `(n,)`: indices into `Dataset.classes`. Where an image has several
+        labels: uint8, `(n, classes)`, 1 where a label holds.
       paths: where each image came from; of images that are no files, a name. A tuple
         where the images are an array.
       sizes: height and width of the photographs themselves, int `(n, 2)`, where they
@@ -38,6 +39,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image has any number of labels, and not one class."""
+        return self.labels.ndim == 2
 
     def only(self, places: np.ndarray) -> "Split":
         """Some of them."""
@@ -57,7 +63,8 @@ class Dataset:
 
     Attributes:
       name: the folder's or file's name, or `demo`.
-      classes: their names; of a folder in sorted order, as in ImageFolder.
+      classes: their names; of a folder in sorted order, as in ImageFolder. Where an
+        image has several labels, those.
       train: squares from which training crops are taken (`preprocess.square_image`).
       val: what evaluation sees (`preprocess.eval_image`).
       skipped: one `path: reason` for each file that could not be read.
@@ -132,7 +139,9 @@ class Listing:
         """All of it decoded; see `open_dataset`."""
         source, spec = self.source, self.spec
         guesses: Guesses = {}
-        read = partial(_read, sizes=self.sizes, progress=progress, guesses=guesses)
+        read = partial(
+            _read, source, sizes=self.sizes, progress=progress, guesses=guesses
+        )
         check = partial(_check_readable, source, spec=spec)
         train, val = read(self.train, self.val)
         if not self.is_divided:
@@ -163,7 +172,8 @@ class Listing:
             images = array(photos, self.sizes)
             if images is None:
                 images = LazyImages(photos, convert, side=side)
-            sides.append(Split(images, labels_of(photos), _PhotoNames(photos)))
+            labels = _labels(photos, self.source)
+            sides.append(Split(images, labels, _PhotoNames(photos)))
         nothing = _Read(sides[0], []), _Read(sides[1], [])
         return replace(_dataset(self.source, *nothing, {}), is_streamed=True)
 
@@ -200,9 +210,9 @@ def open_dataset(
     Args:
       spec: `demo`; `cifar10` or `oxford_iiit_pet`, which are fetched where they are not
         here; a folder with `train/CLASS/*` and `val/CLASS/*`, or with `CLASS/*`,
-        which is split; a `.npz` file with Keras's keys; or `tfds:NAME`, an image
-        classification set of TensorFlow Datasets. All are in `sources.KINDS`. Or what
-        `find_source` gave for one of these.
+        which is split; a `.csv` or `.jsonl` list (`photo_list`); a `.npz` file with
+        Keras's keys; or `tfds:NAME`, an image classification set of TensorFlow
+        Datasets. All are in `sources.KINDS`. Or what `find_source` gave for one.
       train_size: side of the training squares, in pixels.
       eval_resize: the short side to which evaluation resizes.
       eval_crop: side of the evaluation crops.
@@ -258,6 +268,7 @@ def list_dataset(
 
 
 def _read(
+    source: Source,
     train: Sequence[Photo],
     val: Sequence[Photo],
     *,
@@ -288,7 +299,7 @@ def _read(
         if images is None:
             images, bad = decode(photos, tick=tick, guesses=guesses)
         kept = [photo for index, photo in enumerate(photos) if index not in bad]
-        labels = np.array([photo.label() for photo in kept], np.int32)
+        labels = _labels(kept, source)
         split = Split(images, labels, tuple(photo.name for photo in kept))
         found.append(_Read(split, [(photos[i], why) for i, why in bad.items()]))
     if seen:
@@ -307,6 +318,15 @@ def _val_array(photos: Sequence[Photo], sizes: Sizes) -> np.ndarray | None:
     return _array(photos, sizes.crop) if is_whole else None
 
 
+def _labels(photos: Sequence[Photo], source: Source) -> np.ndarray:
+    if not source.is_multilabel:
+        return label_array(photos)
+    labels = np.zeros((len(photos), len(source.classes)), np.uint8)
+    for row, photo in zip(labels, photos, strict=True):
+        row[list(labels_of(photo))] = 1
+    return labels
+
+
 def _array(photos: Sequence[Photo], side: int) -> np.ndarray | None:
     if isinstance(photos, ArrayPhotos) and photos.images.shape[1:3] == (side, side):
         return photos.images
@@ -322,18 +342,21 @@ def _check_readable(
     spec: str,
 ) -> None:
     absent = _absent(labels, source)
-    if absent and source.class_roots:
-        name, root = source.classes[absent[0]], source.class_roots[side]
-        lines = [f" ({_line(*one)})" for one in bad if one[0].label() == absent[0]]
+    if absent and (source.class_roots or source.is_list):
+        name, place, what = source.classes[absent[0]], source.place, "lines"
+        if source.class_roots:
+            place, what = source.class_roots[side] / name, "folder"
+        lines = [f" ({_line(*one)})" for one in bad if absent[0] in labels_of(one[0])]
         raise ValueError(
-            f"none of the images of class {name!r} in {root / name} can be read"
-            f"{lines[0] if lines else ''}: replace them or remove the folder"
+            f"none of the images of class {name!r} in {place} can be read"
+            f"{lines[0] if lines else ''}: replace them or remove the {what}"
         )
     if not len(labels):
         raise ValueError(f"data {spec!r}: no image can be read; {_line(*bad[0])}")
 
 
 def _absent(labels: np.ndarray, source: Source) -> list[int]:
+    labels = np.nonzero(labels)[1] if source.is_multilabel else labels
     present = set(labels.tolist())
     return [label for label in range(len(source.classes)) if label not in present]
 

@@ -92,7 +92,7 @@ class FilePhotos(Sequence[Photo]):
         return file_photo(path, root=self.root, label=label)
 
     def labels(self) -> np.ndarray:
-        """Their labels; see `photo.labels_of`."""
+        """Their labels; see `photo.label_array`."""
         if self._labels is None:
             raise ValueError(f"the photos in {self.root} have no labels")
         return self._labels

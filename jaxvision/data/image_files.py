@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from jaxvision.data.decode import FORMATS, NEEDS, extensions, is_gray_file, open_image
-from jaxvision.data.photo import Photo
+from jaxvision.data.photo import Label, Photo
 
 BESIDE = tuple(
     ".txt .md .rst .html .json .jsonl .xml .csv .tsv .yaml .yml .ini .db .log .pdf "
@@ -124,16 +124,22 @@ def passed_over(paths: Sequence[str], *, where: str = "") -> list[str]:
 
 
 def file_photo(
-    path: str | Path, *, root: str | Path | None = None, label: int | None = None
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    key: str | None = None,
+    label: Label = None,
 ) -> Photo:
     """The photograph in a file; its key is its path, below `root` where that is given.
 
     `name` is the path with bytes that are no UTF-8 replaced: it is written to reports.
     """
     path = os.fspath(path)
+    if key is None:
+        key = Path(path).relative_to(root).as_posix() if root is not None else path
     return Photo(
         name=_shown(path),
-        key=Path(path).relative_to(root).as_posix() if root is not None else path,
+        key=key,
         open=lambda: open_image(path),
         label=lambda: label,
         is_gray=lambda: is_gray_file(path),

@@ -82,7 +82,7 @@ class PackedPhotos(Sequence[Photo]):
         )
 
     def labels(self) -> np.ndarray:
-        """Their labels; see `photo.labels_of`."""
+        """Their labels; see `photo.label_array`."""
         return self._numbers[:, 0].astype(np.int32)
 
     def write_identity(self, write: Write) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+Label = int | tuple[int, ...] | None
+"""The index of a class, those of several labels, or None where there are no classes."""
+
 
 def _no_label() -> None:
     return None
@@ -26,20 +29,28 @@ class Photo:
       name: where it is from, for people; of a file its path, in UTF-8.
       key: its name within its source, wherever that lies; chance goes by it.
       open: gives it upright, in RGB, or raises UnreadableImageError.
-      label: gives the index of its class; None where there are no classes. Some
-        sources have to read the photograph for it.
+      label: gives the index of its class, or in rising order those of its labels; None
+        where there are no classes. Some sources have to read the photograph for it.
       is_gray: whether it is stored as a grey one, whose three channels are equal.
     """
 
     name: str
     key: str
     open: Callable[[], Image.Image]
-    label: Callable[[], int | None] = _no_label
+    label: Callable[[], Label] = _no_label
     is_gray: Callable[[], bool] = _in_colour
 
 
 Write = Callable[[bytes], object]
 """Takes a piece of what photographs are known by."""
+
+
+def labels_of(photo: Photo) -> tuple[int, ...]:
+    """The indices of a photograph's labels; none where there are no classes."""
+    label = photo.label()
+    if isinstance(label, tuple):
+        return label
+    return () if label is None else (label,)
 
 
 class ArrayPhotos(Sequence[Photo]):
@@ -66,7 +77,7 @@ class ArrayPhotos(Sequence[Photo]):
         return len(self.images)
 
     def labels(self) -> np.ndarray:
-        """Their labels; see `labels_of`."""
+        """Their labels; see `label_array`."""
         if self._labels is None:
             raise ValueError(f"{self._name} has no labels")
         return np.asarray(self._labels, np.int32)
@@ -105,8 +116,8 @@ class Some(Sequence[Photo]):
         return self._photos[int(self.places[index])]
 
     def labels(self) -> np.ndarray:
-        """Their labels; see `labels_of`."""
-        return labels_of(self._photos)[self.places]
+        """Their labels; see `label_array`."""
+        return label_array(self._photos)[self.places]
 
     def write_identity(self, write: Write) -> None:
         """See `write_identity`."""
@@ -114,7 +125,7 @@ class Some(Sequence[Photo]):
         write_identity(self._photos, write)
 
 
-def labels_of(photos: Sequence[Photo]) -> np.ndarray:
+def label_array(photos: Sequence[Photo]) -> np.ndarray:
     """The labels of photographs of known classes, int32 `(n,)`.
 
     Sources that hold them as an array say so by a method of their own, `labels()`.
@@ -152,6 +163,8 @@ class Source:
       classes: their names, by label; none where the photographs have no labels.
       class_roots: the folders, of `train` and of `val`, in which each class has a
         folder of its own; None where classes are no folders.
+      is_multilabel: whether a photograph has any number of labels, and not one class.
+      is_list: whether a file at `place` lists the photographs and their labels.
       undivided: gives all photographs whole; None where those of both splits are.
       taken: in words, which folders were taken as the splits; empty where that goes
         without saying.
@@ -164,6 +177,8 @@ class Source:
     val: Sequence[Photo] = ()
     classes: tuple[str, ...] = ()
     class_roots: tuple[Path, Path] | None = None
+    is_multilabel: bool = False
+    is_list: bool = False
     undivided: Callable[[], Sequence[Photo]] | None = None
     taken: str = ""
     warnings: Sequence[str] = ()

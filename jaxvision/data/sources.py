@@ -13,6 +13,7 @@ from jaxvision.data.npz import open_npz
 from jaxvision.data.packed import is_packed, open_packed
 from jaxvision.data.pets import fetch_pets, is_pets, open_pets
 from jaxvision.data.photo import Source
+from jaxvision.data.photo_list import is_list, open_list
 from jaxvision.data.tfds import open_tfds
 
 
@@ -86,6 +87,12 @@ KINDS = (
         lambda spec: spec.startswith("tfds:"),
         open_tfds,
         "tfds:NAME (a set of TensorFlow Datasets)",
+    ),
+    Kind(
+        is_list,
+        open_list,
+        "a .csv or .jsonl list of paths and labels",
+        "a .csv or .jsonl list of paths",
     ),
     Kind(
         lambda spec: Path(spec).suffix.lower() == ".npz",

@@ -84,7 +84,7 @@ class _Records(Sequence[Photo]):
         )
 
     def labels(self) -> np.ndarray:
-        """Their labels; see `photo.labels_of`. Each record is read for its own."""
+        """Their labels; see `photo.label_array`. Each record is read for its own."""
         with ThreadPoolExecutor(workers()) as pool:
             list(pool.map(self._label, range(len(self))))
         return self._labels.copy()
