@@ -133,14 +133,13 @@ def main(config: Config) -> dict[str, float]:
     config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
-    side = CIFAR10.crop
     source = open_source(config.data, console=console)
-    needed = 3 * side**2 * (len(source.train) + len(source.val))
+    needed = 3 * CIFAR10.crop**2 * (len(source.train) + len(source.val))
     config = replace(config, input=choose_input(config, needed, console=console))
     dataset = open_data(
         source,
         CIFAR10,
-        train_size=side,
+        train_size=CIFAR10.crop,
         console=console,
         is_streamed=config.input == "stream",
     )

@@ -138,7 +138,7 @@ def make_classifier(
         keep=_keeper(start.name, dataset, preprocessing, predict),
         judged_by=keep or answers.judged_by,
         is_streamed=inputs.is_streamed,
-        draw=balanced_order(dataset.train.labels)
+        draw=balanced_order(inputs.train_labels)
         if recipe.sampler == "balanced"
         else None,
         options=options,
