@@ -32,7 +32,12 @@ from experiments.training.backbones import (
     scaled,
 )
 from experiments.training.classifier import ClassifierTraining, make_classifier, run
-from experiments.training.data import keep_index, open_data, open_source
+from experiments.training.data import (
+    keep_index,
+    open_data,
+    open_source,
+    square_side,
+)
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
@@ -228,11 +233,6 @@ def find_photos(config: Config, *, console: Console) -> tuple[Config, Source]:
     pixels = len(source.train) * square_side(size) ** 2 + len(source.val) * size**2
     chosen = choose_input(config, 3 * pixels, console=console)
     return replace(config, input=chosen), source
-
-
-def square_side(crop: int) -> int:
-    """Of training squares: larger than the crop, so that random crops differ."""
-    return round(crop * 256 / 224)
 
 
 def prepare(

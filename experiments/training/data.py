@@ -74,6 +74,11 @@ def open_source(
         raise UsageError(f"{where}: {error}") from error
 
 
+def square_side(crop: int) -> int:
+    """Of training squares: larger than the crop, so that random crops differ."""
+    return round(crop * 256 / 224)
+
+
 def keep_index(source: Source, spec: str, run: Path) -> None:
     """Keeps in a run's folder what was found, if that was much; the first process does.
 
