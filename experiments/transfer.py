@@ -15,7 +15,7 @@ from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
-from experiments.command.memory import Memory, choose_input
+from experiments.command.memory import Memory
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -32,12 +32,7 @@ from experiments.training.backbones import (
     scaled,
 )
 from experiments.training.classifier import ClassifierTraining, make_classifier, run
-from experiments.training.data import (
-    keep_index,
-    open_data,
-    open_source,
-    square_side,
-)
+from experiments.training.data import find_photos, keep_index, open_data, square_side
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
@@ -221,20 +216,6 @@ def make_opener(source: Source, config: Config, *, console: Console) -> Open:
     return opened
 
 
-def find_photos(config: Config, *, console: Console) -> tuple[Config, Source]:
-    """What `--data` names, not decoded; and the options with what `--input` comes to.
-
-    Raises:
-      UsageError: there are no such photos, or they can be neither kept nor streamed.
-      RunError: they could not be fetched.
-    """
-    source = open_source(config.data, console=console, run=config.resume)
-    size = config.image_size or 224
-    pixels = len(source.train) * square_side(size) ** 2 + len(source.val) * size**2
-    chosen = choose_input(config, 3 * pixels, console=console)
-    return replace(config, input=chosen), source
-
-
 def prepare(
     cell: grid.Cell, opened: Open, *, console: Console, folder: Path | None = None
 ) -> Ready:
@@ -337,7 +318,8 @@ def main(config: Config) -> dict[str, float]:
     )
     notes = [warning] if warning else []
     make_cells(config)  # what is wrong with the options is said before photos are read
-    config, source = find_photos(replace(config, weights=which), console=console)
+    source, chosen = find_photos(config, config.image_size or 224, console=console)
+    config = replace(config, weights=which, input=chosen)
     cells = make_cells(config)
     opened = make_opener(source, config, console=console)
     make_ready = partial(prepare, opened=opened, console=console)

@@ -3,10 +3,12 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from experiments.command.console import Console
+from experiments.command.memory import choose_input
 from experiments.command.options import RunError, UsageError, check_alike
 from experiments.runs.folder import saved_in, say_data
 from jaxvision import processes
@@ -72,6 +74,23 @@ def open_source(
         return find_source(spec, labelled=True)
     except ValueError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def find_photos(options: Any, size: int, *, console: Console) -> tuple[Source, str]:
+    """What `--data` names, not decoded, and what `--input` comes to for it.
+
+    Args:
+      options: a program's, with `data`, `resume` and those of `Memory`.
+      size: side of the crops, in pixels.
+      console: is told what is chosen.
+
+    Raises:
+      UsageError: there are no such photos, or they can be neither kept nor streamed.
+      RunError: they could not be fetched.
+    """
+    source = open_source(options.data, console=console, run=options.resume)
+    pixels = len(source.train) * square_side(size) ** 2 + len(source.val) * size**2
+    return source, choose_input(options, 3 * pixels, console=console)
 
 
 def square_side(crop: int) -> int:
