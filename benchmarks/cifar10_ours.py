@@ -30,9 +30,7 @@ def epoch(*, preset: str, images: int) -> Case:
     def run(calls):
         nonlocal state, sums
         for call in range(calls):
-            state, sums = plan.run_steps(
-                state, sums, plan.data, plan.order(call), 0, plan.steps, plan.key
-            )
+            state, sums = plan.run(state, sums, epoch=call, start=0, stop=plan.steps)
         jax.block_until_ready(sums)
 
     run(1)

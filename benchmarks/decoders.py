@@ -6,6 +6,7 @@ size.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,71 @@ def opencv(*, folder: str, size: int, threads: bool) -> Case:
         return pixels
 
     return _folder(load, folder, size, threads)
+
+
+STREAMED = {"resize": 256, "crop": 224}
+"""What evaluation makes of a photo, and both sides of a stream."""
+BATCH = 32
+
+
+def stream(*, folder: str) -> Case:
+    """`jaxvision.stream`: shuffled batches of squares on the device, by Grain."""
+    import jax
+
+    from jaxvision.data.file_photos import FilePhotos, names_below
+    from jaxvision.data.lazy import LazyImages
+    from jaxvision.data.squares import to_crop
+    from jaxvision.parallel import make_mesh
+    from jaxvision.stream import Stream
+
+    paths = [str(path) for path in sorted(Path(folder).rglob("*.jpg"))]
+    labels = np.zeros(len(paths), np.int32)
+    photos = FilePhotos(folder, names_below(paths, folder), labels=labels)
+    images = LazyImages(photos, partial(to_crop, **STREAMED), side=STREAMED["crop"])
+    data = {"image": images, "label": labels}
+    source = Stream(data, batch_size=BATCH, mesh=make_mesh())
+    keys = iter(jax.random.split(jax.random.key(0), 1000))
+
+    def epoch():
+        order = jax.random.permutation(next(keys), len(paths))
+        for batch in source.take(order, 0, len(paths) // BATCH):
+            jax.block_until_ready(batch)
+
+    return _case(epoch)
+
+
+def dataloader(*, folder: str) -> Case:
+    """PyTorch's DataLoader over torchvision's ImageFolder, a process a core."""
+    import torch
+
+    from converters.torchvision_import import import_torchvision
+
+    import_torchvision()
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    torch.set_num_threads(1)
+    square = v2.Compose(
+        [
+            v2.Resize(STREAMED["resize"]),
+            v2.CenterCrop(STREAMED["crop"]),
+            v2.PILToTensor(),
+        ]
+    )
+    loader = torch.utils.data.DataLoader(
+        ImageFolder(folder, square),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=cores(),
+        persistent_workers=True,
+    )
+
+    def epoch():
+        for _ in loader:
+            pass
+
+    return _case(epoch)
 
 
 def _folder(

@@ -4,7 +4,7 @@ python -m experiments.analyze RUN
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from experiments.runs.classifier_outputs import numbers, write_page
 from experiments.runs.folder import Run, data_notes, open_run, read_metrics
 from experiments.runs.writer import one_writer
 from experiments.training.backbones import RANDOM
-from experiments.training.classifier import open_data
+from experiments.training.data import open_data
 from jaxvision.data import Dataset, Split
 from jaxvision.evaluation import Evaluation
 
@@ -118,6 +118,11 @@ def match(
             f"{gone[0]}: put them back, or train anew"
         )
     judged = [places[path] for path in evaluation.paths]
+    if all(split is dataset.val for split, _ in judged):
+        val = dataset.val.only(np.array([index for _, index in judged], int))
+        return dataset.train, replace(
+            val, labels=evaluation.labels, paths=evaluation.paths
+        )
     sizes = [split.sizes[i] for split, i in judged if split.sizes is not None]
     val = Split(
         images=np.stack([split.images[index] for split, index in judged]),
@@ -126,15 +131,8 @@ def match(
         sizes=np.stack(sizes) if len(sizes) == len(judged) else None,
     )
     used = {index for split, index in judged if split is dataset.train}
-    if not used:
-        return dataset.train, val
     rest = np.array([i for i in range(len(dataset.train)) if i not in used], int)
-    train = Split(
-        images=dataset.train.images[rest],
-        labels=dataset.train.labels[rest],
-        paths=tuple(dataset.train.paths[i] for i in rest),
-    )
-    return train, val
+    return dataset.train.only(rest), val
 
 
 def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
@@ -145,6 +143,7 @@ def _open(run: Run, bundle: Bundle, *, console: Console) -> Dataset:
         console=console,
         fold=_fold(run.config),
         where=str(run.path / "config.yaml"),
+        is_streamed=run.config.get("input") == "stream",
     )
 
 

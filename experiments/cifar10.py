@@ -19,18 +19,15 @@ from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
+from experiments.command.memory import Memory, choose_input
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import Stop, interrupted, stop_on_signals
 from experiments.pages.page import About
 from experiments.runs import grid
 from experiments.runs.folder import Run, new_run, open_run
 from experiments.training.answers import check_alone
-from experiments.training.classifier import (
-    ClassifierTraining,
-    make_classifier,
-    open_data,
-    run,
-)
+from experiments.training.classifier import ClassifierTraining, make_classifier, run
+from experiments.training.data import open_data, open_source
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.together import Member, fit_together, seeds_at_once
 from experiments.training.training import (
@@ -120,7 +117,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(Machines, ClassifierRecipe, Subject):
+class Config(Machines, Memory, ClassifierRecipe, Subject):
     """Trains small nets on CIFAR-10; several models or repeats are compared."""
 
     epochs: int = limited(20, at_least(1))
@@ -158,7 +155,16 @@ def main(config: Config) -> dict[str, float]:
     config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
-    dataset = open_data(config.data, CIFAR10, train_size=CIFAR10.crop, console=console)
+    source = open_source(config.data, console=console)
+    needed = 3 * CIFAR10.crop**2 * (len(source.train) + len(source.val))
+    config = replace(config, input=choose_input(config, needed, console=console))
+    dataset = open_data(
+        source,
+        CIFAR10,
+        train_size=CIFAR10.crop,
+        console=console,
+        is_streamed=config.input == "stream",
+    )
     console.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"

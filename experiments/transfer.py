@@ -15,6 +15,7 @@ from experiments.command import limits
 from experiments.command.console import Console
 from experiments.command.limits import at_least, limited
 from experiments.command.machines import Machines
+from experiments.command.memory import Memory
 from experiments.command.options import UsageError, check_resumed, run_cli, to_dict
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.pages.page import About
@@ -30,18 +31,15 @@ from experiments.training.backbones import (
     resumed_weights,
     scaled,
 )
-from experiments.training.classifier import (
-    ClassifierTraining,
-    make_classifier,
-    open_data,
-    run,
-)
+from experiments.training.classifier import ClassifierTraining, make_classifier, run
+from experiments.training.data import find_photos, keep_index, open_data, square_side
 from experiments.training.find_lr import find_lr, ramp
 from experiments.training.last_layer import fit_head, frozen_prefixes, head_phase
 from experiments.training.recipe import ClassifierRecipe, Pipeline
 from experiments.training.training import Start, compute_type, dry_run
 from jaxvision import checkpoint, models
 from jaxvision.data import Dataset, describe_kinds
+from jaxvision.data.photo import Source
 from jaxvision.optim import Optim
 from jaxvision.preprocess import Fit, Preprocessing
 
@@ -100,7 +98,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Config(Machines, ClassifierRecipe, Subject):
+class Config(Machines, Memory, ClassifierRecipe, Subject):
     """Fine-tunes an ImageNet backbone on a folder of photos; several are compared.
 
     Several values of --backbone, --augment, --class-weights or --freeze, and --repeats,
@@ -200,18 +198,19 @@ Open = Callable[[Preprocessing, int | None], Dataset]
 """The photos for what a model expects of them, judged by that part of them."""
 
 
-def make_opener(spec: str, folds: int | None, *, console: Console) -> Open:
+def make_opener(source: Source, config: Config, *, console: Console) -> Open:
     """Opens the photos of `--data`; runs that want them alike share them."""
+    folds = config.folds
 
     @lru_cache(maxsize=1)
     def opened(preprocessing: Preprocessing, fold: int | None) -> Dataset:
         return open_data(
-            spec,
+            source,
             preprocessing,
-            # A little larger than the crop, so that random crops differ.
-            train_size=round(preprocessing.crop * 256 / 224),
+            train_size=square_side(preprocessing.crop),
             fold=(fold, folds) if fold and folds else None,
             console=console,
+            is_streamed=config.input == "stream",
         )
 
     return opened
@@ -318,9 +317,11 @@ def main(config: Config) -> dict[str, float]:
         config.backbone, config.weights, is_demo=config.data == "demo", console=console
     )
     notes = [warning] if warning else []
-    config = replace(config, weights=which)
+    make_cells(config)  # what is wrong with the options is said before photos are read
+    source, chosen = find_photos(config, config.image_size or 224, console=console)
+    config = replace(config, weights=which, input=chosen)
     cells = make_cells(config)
-    opened = make_opener(config.data, config.folds, console=console)
+    opened = make_opener(source, config, console=console)
     make_ready = partial(prepare, opened=opened, console=console)
     if config.dry_run:
         for cell in cells:
@@ -334,6 +335,7 @@ def main(config: Config) -> dict[str, float]:
         check_alone(waiting[0].dataset, len(cells))
         _check_others(cells[1:], waiting[0], console=console)
         into = new_run(config.output, "transfer", to_dict(replace(config, config=None)))
+        keep_index(source, config.data, into.path)
         console.say(f"run folder: {into.path}")
     else:
         into = open_run(config.resume)

@@ -86,8 +86,8 @@ def _to_ycc(levels: Array) -> tuple[Array, Array]:
     half = _fixed(0.5)
 
     def plane(shares: Sequence[int], offset: int) -> Array:
-        total = sum(levels[..., i] * share for i, share in enumerate(shares))
-        return (total + offset) >> 16
+        parts = (levels[..., i] * share for i, share in enumerate(shares))
+        return sum(parts, jnp.int32(offset)) >> 16
 
     luma = plane([_fixed(0.299), _fixed(0.587), _fixed(0.114)], half)
     middle = (128 << 16) + half - 1

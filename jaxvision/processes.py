@@ -141,6 +141,11 @@ def from_first(compute: Callable[[], Any]) -> Any:
     return json.loads(gather(json.dumps(compute()) if is_first() else "")[0])
 
 
+def gather_values(value: Any) -> list[Any]:
+    """As `gather`, of what passes through JSON."""
+    return [json.loads(text) for text in gather(json.dumps(value))]
+
+
 def at_first(act: Callable[[], object]) -> None:
     """Has the first process do it, and the others wait until it is done."""
     if is_first():

@@ -251,7 +251,8 @@ def make_epoch(
       `epoch`, counted from zero by the steps taken. `sums` are the metrics summed over
       steps. Both ends are dynamic: a whole epoch, or pieces of it with a look at the
       clock between them, are the same program and give the same bits. `state` and
-      `sums` are donated.
+      `sums` are donated. Where `order` is None, `data` holds whole batches, `(batches,
+      batch_size, ...)`, `index` and `epoch` too, as `stream.Stream` brings them.
     """
     run = _epoch(step, transforms, batch_size, mesh, streams)
     return jax.jit(run, donate_argnums=(0, 1))
@@ -284,14 +285,17 @@ def _epoch(step, transforms, batch_size, mesh, streams):
 
     def run(state, sums, data, order, start, stop, key):
         step_key, keys = streams(key, len(transforms))
-        steps = len(order) // batch_size
 
         def body(index, carry):
             state, sums = carry
-            chosen = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
-            batch = {name: array[chosen] for name, array in data.items()}
-            batch["index"] = chosen.astype(jnp.int32)
-            batch["epoch"] = jnp.full(batch_size, state.step // steps, jnp.int32)
+            at = index
+            if order is not None:
+                at = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+            batch = {name: array[at] for name, array in data.items()}
+            if order is not None:
+                epoch = state.step // (len(order) // batch_size)
+                batch["index"] = at.astype(jnp.int32)
+                batch["epoch"] = jnp.full(batch_size, epoch, jnp.int32)
             batch = parallel.shard_batch(batch, mesh)
             for transform, stream in zip(transforms, keys, strict=True):
                 batch = transform(jax.random.fold_in(stream, state.step), batch)

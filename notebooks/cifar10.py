@@ -71,7 +71,7 @@ from pathlib import Path
 from experiments import cifar10
 from experiments.command.console import Console
 from experiments.runs.notebook import offer, show, uploaded
-from experiments.training.classifier import open_data
+from experiments.training.data import open_data
 
 OUTPUT = Path("runs")
 console = Console()

@@ -107,7 +107,7 @@ elif SOURCE == "drive":
 # %%
 from experiments.command.console import Console
 from experiments.training.backbones import choose_weights, common_weights, scaled
-from experiments.training.classifier import open_data
+from experiments.training.data import open_data
 from jaxvision import models
 from jaxvision.augment import photo_transform
 

@@ -32,6 +32,7 @@ EXTRAS = {
     "deep": ("imagecodecs", "tifffile"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
     "serve": ("tornado",),
+    "stream": ("grain",),
     "tensorboard": ("tensorboardX",),
     "wandb": ("wandb",),
     "test": (

@@ -1,6 +1,6 @@
 """One of several processes that trains in float64, a step at a time; see processes.py.
 
-python -m tests.process_worker DATA OUT cifar10|transfer...
+python -m tests.process_worker DATA OUT cifar10|transfer|stream...
 """
 
 import json
@@ -14,7 +14,8 @@ from flax import nnx
 from experiments import cifar10
 from experiments.command.console import Console, complain
 from experiments.training.backbones import build, choose_weights
-from experiments.training.classifier import make_classifier, open_data
+from experiments.training.classifier import make_classifier
+from experiments.training.data import open_data
 from experiments.training.plan import Plan
 from experiments.training.recipe import ClassifierRecipe
 from jaxvision import parallel, processes
@@ -26,13 +27,20 @@ SIZE = 32
 
 def _sums(plan):
     zeros = {name: np.zeros(()) for name in plan.metrics}
-    return parallel.place(zeros, plan.data["image"].sharding)
+    return parallel.place(zeros, plan.key.sharding)
 
 
 def losses_of(program, data, console):
     """The loss of each step, and the validation numbers after the last."""
-    dataset = open_data(data, cifar10.CIFAR10, train_size=SIZE, console=console)
-    if program == "cifar10":
+    # Squares larger than the arrays of the data, which so have to be decoded.
+    dataset = open_data(
+        data,
+        cifar10.CIFAR10,
+        train_size=SIZE + 4,
+        console=console,
+        is_streamed=program == "stream",
+    )
+    if program != "transfer":
         start = cifar10.build("cnn", dataset, dropout=None, seed=0)
     else:
         start = build(
@@ -56,9 +64,8 @@ def losses_of(program, data, console):
     losses = []
     for step in range(STEPS):
         epoch, index = divmod(step, plan.steps)
-        order = plan.order(epoch)
-        state, sums = plan.run_steps(
-            state, plan.no_sums(), plan.data, order, index, index + 1, plan.key
+        state, sums = plan.run(
+            state, plan.no_sums(), epoch=epoch, start=index, stop=index + 1
         )
         losses.append(float(sums["loss"]))
     return losses + [plan.evaluate(state)[name] for name in ("val_loss",)]

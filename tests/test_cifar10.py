@@ -18,6 +18,7 @@ from experiments.command.options import UsageError, parse
 from experiments.runs import grid
 from experiments.training import classifier
 from experiments.training.classifier import make_classifier
+from experiments.training.data import open_data
 from experiments.training.recipe import ClassifierRecipe
 from jaxvision import losses, models, train
 from jaxvision.functional import functionalize, modules
@@ -200,9 +201,7 @@ def test_grid_has_a_cell_for_each_combination():
 
 
 def test_dropout_replaces_the_rate_of_the_table(npz):
-    data = classifier.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, console=Console()
-    )
+    data = open_data(str(npz), cifar10.CIFAR10, train_size=32, console=Console())
 
     def rates(dropout):
         start = cifar10.build("fcn", data, dropout=dropout, seed=0)
@@ -215,9 +214,7 @@ def test_dropout_replaces_the_rate_of_the_table(npz):
 
 def test_fast_net_starts_whitened_and_stays_so(npz):
     config = Config(model=("cnn_lean",), data=str(npz), batch_size=16, dtype="float32")
-    data = classifier.open_data(
-        str(npz), cifar10.CIFAR10, train_size=32, console=Console()
-    )
+    data = open_data(str(npz), cifar10.CIFAR10, train_size=32, console=Console())
     start = cifar10.build("cnn_lean", data, dropout=None, seed=0)
     model = start.model
     assert isinstance(model, cifar.FastCNN)

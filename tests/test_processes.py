@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxvision import checkpoint, processes
+from jaxvision.stream import is_possible
 from tests.colours import write_colours
 from tests.processes import ended, said, started
 from tests.runs import check_same_run, metrics_of
@@ -35,6 +36,8 @@ def losses(layout, npz, folder, *programs):
 def check_same_losses(layout, npz, folder, *programs):
     alone = losses((1, 1), npz, folder / "alone", *programs)
     many = losses(layout, npz, folder / "many", *programs)
+    if "stream" in programs:
+        assert many["stream"] == many["cifar10"]  # to the bit, on each layout
     for program in programs:
         assert len(alone[program]) == 21 and min(np.diff(alone[program][:20])) < 0
         np.testing.assert_allclose(many[program], alone[program], rtol=1e-12)
@@ -49,6 +52,13 @@ def test_two_processes_have_the_losses_of_one(npz, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_losses_are_the_same_on_any_devices(layout, npz, tmp_path):
     check_same_losses(layout, npz, tmp_path, "cifar10", "transfer")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_possible(), reason="grain is not installed: '.[stream]'")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_streamed_photos_have_the_losses_of_resident_ones(layout, npz, tmp_path):
+    check_same_losses(layout, npz, tmp_path, "cifar10", "stream")
 
 
 def program(npz, folder, *more, epochs=6):

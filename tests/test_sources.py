@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from experiments.predict import find_images
-from jaxvision.data import open_dataset, sources
+from jaxvision.data import open_dataset, photo_index, sources
+from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.folder import open_folder
+from jaxvision.data.packed import pack
 from jaxvision.data.pieces import open_benchmark, open_photos
 from jaxvision.data.sources import KINDS, find_source
 from tests.archives import home as home
@@ -28,6 +30,12 @@ def write_tfds(request):
     return "tfds:tiny_photos"
 
 
+def write_packed(path):
+    root = make_folder(path / "set", {"a": 5, "b": 5})
+    pack(find_source(root, labelled=True), path / "packed")
+    return str(path / "packed")
+
+
 def write_list(path):
     make_folder(path, {"a": 5, "b": 5})
     lines = [f"{name}/{index}.png,{name}" for name in "ab" for index in range(5)]
@@ -45,7 +53,8 @@ SPECS = {
     "'demo'": lambda request, path: "demo",
     "'cifar10'": lambda request, path: put(request, "cifar10"),
     "'oxford_iiit_pet'": lambda request, path: put(request, "oxford_iiit_pet"),
-    "a folder": lambda request, path: make_folder(path / "set", {"a": 5, "b": 5}),
+    "a folder that experiments.pack": lambda request, path: write_packed(path),
+    "a folder (": lambda request, path: make_folder(path / "set", {"a": 5, "b": 5}),
     "a .csv": lambda request, path: write_list(path / "set"),
     "tfds:NAME": lambda request, path: write_tfds(request),
     "a .npz file": lambda request, path: write_npz(path / "set.npz"),
@@ -121,3 +130,59 @@ def test_training_and_prediction_find_the_same_files(tmp_path):
     # A file that is named is taken as it is.
     given = [root / "a" / ".1.png", root / "a" / "notes.txt", root / "none.png"]
     assert find_images(given) == given
+
+
+def large_folder(path, monkeypatch):
+    monkeypatch.setattr(photo_index, "LARGE", 5)
+    return make_folder(
+        path / "set", {"train/a": 3, "train/b": 2, "val/a": 1, "val/b": 2}
+    )
+
+
+def test_index_is_the_folder_as_it_was_listed(tmp_path, monkeypatch):
+    root = large_folder(tmp_path, monkeypatch)
+    (tmp_path / "set" / "train" / "a" / "empty").mkdir()
+    source, index = find_source(root, labelled=True), tmp_path / "photos.npz"
+    assert photo_index.write_index(index, source, folder=root)
+    known = photo_index.read_index(index, folder=root)
+    assert known is not None and known.class_roots == source.class_roots
+    for side in ("train", "val"):
+        ours, theirs = (
+            [(p.name, p.key, p.label()) for p in getattr(one, side)]
+            for one in (known, source)
+        )
+        assert ours == theirs
+    assert (known.name, known.classes) == (source.name, source.classes)
+    assert photo_index.read_index(index, folder=str(tmp_path)) is None
+    index.write_bytes(index.read_bytes()[:200])
+    assert photo_index.read_index(index, folder=root) is None
+    assert photo_index.read_index(tmp_path / "nothing", folder=root) is None
+
+
+@pytest.mark.parametrize("change", ["new", "deep", "gone", "other", "split"])
+def test_index_of_a_changed_folder_is_none(change, tmp_path, monkeypatch):
+    root = large_folder(tmp_path, monkeypatch)
+    train = tmp_path / "set" / "train"
+    (train / "a" / "deep").mkdir()
+    index = tmp_path / "photos.npz"
+    photo_index.write_index(index, find_source(root, labelled=True), folder=root)
+    assert photo_index.read_index(index, folder=root)
+    if change == "gone":
+        (train / "a" / "0.png").unlink()
+    elif change == "split":
+        (tmp_path / "set" / "test").mkdir()
+    elif change == "other":
+        save(train / "a" / "0.png", seed=77)
+    else:
+        save(train / "a" / ("deep" if change == "deep" else "") / "9.png")
+    assert photo_index.read_index(index, folder=root) is None
+
+
+def test_million_names_are_a_table(tmp_path):
+    """Bytes a photo: of names as long as ImageNet's, labels, sizes and times."""
+    names = Names.of(b"n01440764/n01440764_%05d.JPEG" % i for i in range(20_000))
+    labels = np.zeros(len(names), np.int32)
+    photos = FilePhotos(tmp_path, names, labels=labels)
+    tables = (names.text, names.ends, labels, photos.facts())
+    assert sum(table.nbytes for table in tables) / len(photos) < 60
+    assert photos[19_999].key == "n01440764/n01440764_19999.JPEG"

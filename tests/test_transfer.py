@@ -107,7 +107,12 @@ def test_config_says_what_a_number_needs(finished, config):
     assert {"command", "device", "git", "convolutions", "versions"} <= set(said)
     assert parse(
         Config, ["--config", str(finished[0] / "config.yaml")], prog="x"
-    ) == replace(config, dtype="float32", config=finished[0] / "config.yaml")
+    ) == replace(
+        config,
+        dtype="float32",
+        input="resident",
+        config=finished[0] / "config.yaml",
+    )
 
 
 def test_predictions_are_those_of_the_saved_model(finished):

@@ -18,7 +18,7 @@ from experiments.command.console import complain
 from experiments.command.limits import at_least, limited
 from jaxvision import processes
 
-HERE = ("distributed", "heartbeat")
+HERE = ("distributed", "heartbeat", "memory")
 """Options of one start on these machines, which a run does not keep."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 CODE = ("jaxvision", "converters", "experiments")

@@ -16,6 +16,7 @@ from jaxvision import analysis, calibration, duplicates
 from jaxvision.analysis import Calibration, CutPhotos, Missed
 from jaxvision.calibration import UNKNOWN, Answered, Certainty
 from jaxvision.data import Split
+from jaxvision.data.lazy import LazyImages
 from jaxvision.evaluation import Evaluation
 from jaxvision.metrics import ConfusedPair
 
@@ -101,6 +102,7 @@ class Leak(NamedTuple):
       total, accuracy: how many validation images remain without them, and the share of
         those that is recognised; nan where none remains.
       is_cut: whether the search ended early, and there are more.
+      is_sought: whether there was a search at all.
     """
 
     images: int
@@ -108,6 +110,7 @@ class Leak(NamedTuple):
     total: int
     accuracy: float
     is_cut: bool
+    is_sought: bool = True
 
 
 class Trust(NamedTuple):
@@ -142,7 +145,8 @@ class Findings(NamedTuple):
       leak: what is in both sets.
       leaked: the first pairs between them.
       twins, twin_count: the first pairs within one set; how many there are.
-      searched: the sets that were searched for those; large ones are not.
+      searched: the sets that were searched for those; large ones are not, and of
+        streamed ones none, not for what is in both either.
       cut: what was cut away of the photos; None where nothing was, or unknown.
     """
 
@@ -164,7 +168,7 @@ class Findings(NamedTuple):
 
 def gather(
     train: Split,
-    images: np.ndarray,
+    images: np.ndarray | LazyImages,
     evaluation: Evaluation,
     history: History,
     *,
@@ -322,6 +326,10 @@ def _duplicates(
             pair.mirrored,
         )
 
+    if isinstance(train.images, LazyImages) or isinstance(val.images, LazyImages):
+        # All of them would have to be decoded once more.
+        none = Leak(0, 0, len(evaluation), evaluation.accuracy, False, is_sought=False)
+        return none, (), (), ()
     seen = {
         "training": duplicates.signatures(centre(train.images, share)),
         "validation": duplicates.signatures(val.images),

@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxvision.data.lazy import LazyImages
 from jaxvision.evaluation import Evaluation
 from jaxvision.typing import Array, UInt8
 
-Photos = UInt8[np.ndarray, "_ h w 3"] | UInt8[Array, "_ h w 3"]
+Photos = UInt8[np.ndarray, "_ h w 3"] | UInt8[Array, "_ h w 3"] | LazyImages
 
 
 class Mistake(NamedTuple):

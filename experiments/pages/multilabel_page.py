@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.pages.photos import jpeg
 from jaxvision import multilabel
+from jaxvision.data.lazy import LazyImages
 from jaxvision.metrics import wilson_interval
 from jaxvision.multilabel import MultilabelEvaluation
 
@@ -18,7 +19,9 @@ SIDE = 224
 """Pixels of the longest side of a picture."""
 
 
-def describe(images: np.ndarray, evaluation: MultilabelEvaluation) -> dict[str, Any]:
+def describe(
+    images: np.ndarray | LazyImages, evaluation: MultilabelEvaluation
+) -> dict[str, Any]:
     """What `labels.html` shows.
 
     Args:
@@ -73,7 +76,7 @@ def _range(count: int, total: int) -> tuple[float, float] | None:
 
 
 def _mistakes(
-    images: np.ndarray, evaluation: MultilabelEvaluation
+    images: np.ndarray | LazyImages, evaluation: MultilabelEvaluation
 ) -> list[dict[str, Any]]:
     """Of each label the photos that were missed, and those that it was said of."""
     truth, said, f1 = evaluation.labels != 0, evaluation.said, evaluation.rates.f1
@@ -102,7 +105,7 @@ def _mistakes(
 
 
 def _photos(
-    images: np.ndarray,
+    images: np.ndarray | LazyImages,
     evaluation: MultilabelEvaluation,
     chosen: np.ndarray,
     label: int,

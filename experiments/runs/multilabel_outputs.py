@@ -16,6 +16,7 @@ from experiments.pages.predictions import write_label_predictions
 from experiments.runs.classifier_outputs import seen_share
 from jaxvision import duplicates
 from jaxvision.data import Dataset
+from jaxvision.data.lazy import LazyImages
 from jaxvision.multilabel import MultilabelEvaluation, mean_average_precision
 
 
@@ -75,10 +76,12 @@ def write_multilabel_outputs(
 
 def _leaked(dataset: Dataset, bundle: Bundle) -> dict[int, int]:
     """The validation photos that are training photos too, and which of these."""
+    train, val = dataset.train.images, dataset.val.images
+    if isinstance(train, LazyImages) or isinstance(val, LazyImages):
+        return {}  # all of them would have to be decoded once more
     share = seen_share(dataset.train, bundle.preprocessing)
     pairs = duplicates.between(
-        duplicates.signatures(centre(dataset.train.images, share)),
-        duplicates.signatures(dataset.val.images),
+        duplicates.signatures(centre(train, share)), duplicates.signatures(val)
     )
     return {pair.second: pair.first for pair in reversed(pairs)}
 

@@ -127,7 +127,7 @@ def _evaluation(dataset: Dataset, logits: Array, bundle: Bundle) -> Evaluation:
     val = dataset.val
     # As in the table, from which the report can be built anew.
     probabilities = softmax(logits).astype(np.float32)
-    return Evaluation(val.paths, val.labels, probabilities, dataset.classes)
+    return Evaluation(tuple(val.paths), val.labels, probabilities, dataset.classes)
 
 
 def _multilabel_evaluation(
@@ -135,7 +135,7 @@ def _multilabel_evaluation(
 ) -> MultilabelEvaluation:
     val, limits = dataset.val, bundle.certainty.label_thresholds
     return MultilabelEvaluation(
-        val.paths, val.labels, _shares(logits), dataset.classes, limits
+        tuple(val.paths), val.labels, _shares(logits), dataset.classes, limits
     )
 
 

@@ -5,7 +5,6 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +16,12 @@ from flax import nnx
 from converters.bundle import load_bundle, save_bundle
 from converters.to_torch import to_state_dict
 from experiments.command.console import Console
-from experiments.command.options import UsageError, check_alike
+from experiments.command.options import UsageError
 from experiments.command.signals import Stop
 from experiments.pages.page import About
-from experiments.runs.folder import Run, data_notes, say_data, write_skipped
-from experiments.training.answers import answers_of, check_recipe, mixing
-from experiments.training.data import fetch_data
+from experiments.runs.folder import Run, data_notes, write_skipped
+from experiments.training.answers import Answers, answers_of, check_recipe, mixing
+from experiments.training.data import fingerprint, read_so_far
 from experiments.training.last_layer import (
     frozen_prefixes,
     is_trained_alone,
@@ -40,9 +39,9 @@ from experiments.training.training import (
     make_trainable,
     make_training,
 )
-from jaxvision import models, parallel, processes, train
+from jaxvision import models, parallel, processes, stream, train
 from jaxvision.augment import photo_transform
-from jaxvision.data import Dataset, Split, open_dataset
+from jaxvision.data import Dataset
 from jaxvision.flops import multiply_adds
 from jaxvision.functional import functionalize, mirrored, modules
 from jaxvision.preprocess import Preprocessing
@@ -56,7 +55,16 @@ VIEWS: dict[str, dict[str, Any]] = {
 }
 """What `--tta` makes of the preprocessing."""
 
-Predict = Callable[[Tree, Tree], Array]
+
+class Said(NamedTuple):
+    """What a classifier says of the validation images that can be read."""
+
+    logits: Array
+    places: np.ndarray
+    """Which of the images these are; all of them, where they are no stream."""
+
+
+Predict = Callable[[Tree, Tree], Said]
 
 
 class ClassifierTraining(NamedTuple):
@@ -64,7 +72,7 @@ class ClassifierTraining(NamedTuple):
 
     training: Training
     predict: Predict
-    """`predict(params, stats) -> logits` of the validation images."""
+    """`predict(params, stats)` of the validation images."""
 
     def seeded(self, seed: int) -> "ClassifierTraining":
         """The same program with the chance of another seed."""
@@ -113,12 +121,8 @@ def make_classifier(
     trained = make_trainable(
         start.model, recipe, size=preprocessing.crop, frozen=frozen
     )._replace(brief=start.brief)
-    inputs = _Inputs(
-        dataset.train.images,
-        dataset.val.images,
-        trained,
-        [photo_transform(recipe.augment, preprocessing)],
-    )
+    photos = photo_transform(recipe.augment, preprocessing)
+    inputs = _inputs(dataset, trained, photos)
     options = {
         "model": start.name,
         "preprocessing": asdict(preprocessing),
@@ -127,24 +131,22 @@ def make_classifier(
     if is_trained_alone(start, trained, recipe):
         options["frozen weights"] = _digest_before_head(start)
         inputs = _before_last_layer(inputs, start, recipe, console=console)
-    place = partial(parallel.place, sharding=parallel.replicated(make_mesh(recipe)))
-    val_images, val_labels = place((inputs.val, dataset.val.labels))
-    forward = _make_forward(inputs, recipe)
     # A new best epoch has been asked already when it is kept.
-    predict = _remembered(lambda params, stats: forward(params, stats, val_images))
+    predict = _remembered(_make_predict(inputs, recipe))
 
     classes = len(dataset.classes)
     task = Task(
-        data={"image": inputs.train, "label": dataset.train.labels},
-        fingerprint=_fingerprint(dataset.train, dataset.classes),
-        judged=_fingerprint(dataset.val, dataset.classes),
+        data={"image": inputs.train, "label": inputs.train_labels},
+        fingerprint=fingerprint(dataset.train, dataset.classes),
+        judged=fingerprint(dataset.val, dataset.classes),
         transforms=[*inputs.transforms, *mixing(recipe, num_classes=classes)],
         loss_fn=answers.loss(recipe, dataset.train.labels, num_classes=classes),
         metrics=answers.metrics,
-        evaluate=lambda *arrays: answers.judge(predict(*arrays), val_labels),
+        evaluate=_make_evaluate(dataset.val.labels, answers, predict, recipe),
         keep=_keeper(start.name, dataset, preprocessing, predict),
         judged_by=keep or answers.judged_by,
-        draw=balanced_order(dataset.train.labels)
+        is_streamed=inputs.is_streamed,
+        draw=balanced_order(inputs.train_labels)
         if recipe.sampler == "balanced"
         else None,
         options=options,
@@ -153,13 +155,46 @@ def make_classifier(
     return ClassifierTraining(training, predict)
 
 
+def _make_evaluate(
+    labels: np.ndarray,
+    answers: Answers,
+    predict: Predict,
+    recipe: ClassifierRecipe,
+) -> Callable[[Tree, Tree], dict[str, float]]:
+    """The numbers by which an epoch is judged."""
+    whole = parallel.replicated(make_mesh(recipe))
+
+    def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
+        logits, places = predict(params, stats)
+        truth = parallel.place(labels[places], whole)
+        return answers.judge(logits, truth)
+
+    return evaluate
+
+
 class _Inputs(NamedTuple):
     """What of the images is trained on and judged by, and what stands before a step."""
 
     train: Any
+    train_labels: np.ndarray
     val: Any
+    val_places: np.ndarray  # of what is judged by, among the validation images
     trained: Trainable
     transforms: list[Transform]
+    is_streamed: bool
+
+
+def _inputs(dataset: Dataset, trained: Trainable, photos: Transform) -> _Inputs:
+    train, val = dataset.train, dataset.val
+    return _Inputs(
+        train.images,
+        train.labels,
+        val.images,
+        np.arange(len(val)),
+        trained,
+        [photos],
+        dataset.is_streamed,
+    )
 
 
 def _before_last_layer(
@@ -170,16 +205,25 @@ def _before_last_layer(
     see, last = split_last(start, inputs.trained, recipe, photos)
     title = "what the last layer sees"
     with console.counting(f"{title} of the photos") as progress:
-        train_inputs = see(inputs.train, progress)
+        train_inputs, seen = see(inputs.train, progress)
     with console.counting(f"{title} in validation") as progress:
-        val_inputs = see(inputs.val, progress)
-    return _Inputs(train_inputs, val_inputs, inputs.trained._replace(apply=last), [])
+        val_inputs, judged = see(inputs.val, progress)
+    return _Inputs(
+        train_inputs,
+        inputs.train_labels[seen],
+        val_inputs,
+        judged,
+        inputs.trained._replace(apply=last),
+        [],
+        is_streamed=False,
+    )
 
 
-def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Array]:
-    """`forward(params, stats, images) -> logits`, of several views where it says so."""
+def _make_predict(inputs: _Inputs, recipe: ClassifierRecipe) -> Predict:
+    """Answers, of several views where the recipe says so."""
     apply, batch_size = inputs.trained.apply, recipe.batch_size
     mesh = make_mesh(recipe)
+    whole = parallel.replicated(mesh)
     if views := VIEWS[recipe.tta]:
         apply = mirrored(apply, shift=views.get("shift", 0))
     if recipe.tta == "six":  # they would take six times a training batch's memory
@@ -187,19 +231,25 @@ def _make_forward(inputs: _Inputs, recipe: ClassifierRecipe) -> Callable[..., Ar
     step = train.make_eval_step(
         apply, inputs.transforms, batch_size=batch_size, mesh=mesh
     )
+    images = inputs.val if inputs.is_streamed else parallel.place(inputs.val, whole)
 
-    def forward(params: Tree, stats: Tree, images: Array) -> Array:
-        params, stats = parallel.place((params, stats), parallel.replicated(mesh))
-        return step(params, stats, images)
+    def predict(params: Tree, stats: Tree) -> Said:
+        params, stats = parallel.place((params, stats), whole)
+        if not inputs.is_streamed:
+            return Said(step(params, stats, images), inputs.val_places)
+        logits, there = stream.outputs(
+            step, params, stats, images, batch_size=batch_size, mesh=mesh
+        )
+        return Said(logits, inputs.val_places[there])
 
-    return forward
+    return predict
 
 
 def _remembered(predict: Predict) -> Predict:
     """`predict`, which does not compute anew what it was asked last."""
     last: dict[str, Any] = {"asked": None}
 
-    def remembered(params: Tree, stats: Tree) -> Array:
+    def remembered(params: Tree, stats: Tree) -> Said:
         asked = jax.tree.leaves((params, stats))
         if last["asked"] is None or any(map(operator.is_not, asked, last["asked"])):
             last.update(asked=asked, said=predict(params, stats))
@@ -214,8 +264,8 @@ def _keeper(
     """Writes a model, with what its answers for the validation images are worth."""
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
-        logits = predict(params, stats)
-        certainty = answers_of(dataset).certainty(dataset.val.labels, logits)
+        logits, places = predict(params, stats)
+        certainty = answers_of(dataset).certainty(dataset.val.labels[places], logits)
         if not processes.is_first():
             return
         params, stats = jax.device_get((params, stats))
@@ -230,55 +280,6 @@ def _keeper(
         )
 
     return keep
-
-
-def open_data(
-    spec: str,
-    preprocessing: Preprocessing,
-    *,
-    train_size: int,
-    console: Console,
-    fold: tuple[int, int] | None = None,
-    where: str = "--data",
-) -> Dataset:
-    """The data set `spec`, with progress; its split does not hang on the seed.
-
-    What was taken as what, and left out, is said; all processes have the same.
-
-    Args:
-      spec: as for `open_dataset`.
-      preprocessing: what the model expects of its images.
-      train_size: side of the training squares, in pixels.
-      console: shows the progress.
-      fold: as for `open_dataset`.
-      where: what said so, for the message of an error.
-
-    Raises:
-      UsageError: there is none, or it cannot be trained on.
-      RunError: it could not be fetched.
-    """
-    fetch_data(spec, console=console, where=where)
-    try:
-        with console.counting("reading photos") as progress:
-            dataset = open_dataset(
-                spec,
-                train_size=train_size,
-                eval_resize=preprocessing.resize,
-                eval_crop=preprocessing.crop,
-                fit=preprocessing.fit,
-                fold=fold,
-                progress=progress,
-            )
-    except ValueError as error:
-        raise UsageError(f"{where}: {error}") from error
-    say_data(dataset, console)
-    check_alike(
-        lambda: {
-            "training photos": _fingerprint(dataset.train, dataset.classes),
-            "validation photos": _fingerprint(dataset.val, dataset.classes),
-        }
-    )
-    return dataset
 
 
 def run(
@@ -307,14 +308,18 @@ def run(
       it; None where `stop` ended the training.
     """
     plan = classifier.training.plan
-    write_skipped(into.path, dataset, console)
+    if not dataset.is_streamed:
+        write_skipped(into.path, dataset, console)
     state = classifier.training.start(start.model)
     history = fit(state, plan, into.path, console=console, stop=stop)
     if not plan.is_done(history):
         return None
     bundle = load_bundle(into.path / "model.safetensors")
     _, params, stats = functionalize(bundle.model)
-    logits = classifier.predict(params, stats)
+    logits, places = classifier.predict(params, stats)
+    dataset = read_so_far(dataset, places)
+    if dataset.skipped:
+        write_skipped(into.path, dataset, console)
     answers = answers_of(dataset)
     evaluation = answers.evaluation(dataset, logits, bundle)
     notes = [*about.notes, *data_notes(dataset)]
@@ -344,13 +349,6 @@ def run(
         "gflop": cost / 1e9,
         "images": len(dataset.val),
     }
-
-
-def _fingerprint(split: Split, classes: tuple[str, ...]) -> str:
-    digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
-    for array in (split.labels, split.images):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _dropout(model: nnx.Module) -> list[float]:

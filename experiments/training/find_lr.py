@@ -64,14 +64,8 @@ def find_lr(
     with console.progress(title) as show:
         for i in range(STEPS):
             epoch, index = divmod(i, plan.steps)
-            state, sums = plan.run_steps(
-                state,
-                plan.no_sums(),
-                plan.data,
-                plan.order(epoch),
-                index,
-                index + 1,
-                plan.key,
+            state, sums = plan.run(
+                state, plan.no_sums(), epoch=epoch, start=index, stop=index + 1
             )
             loss = float(sums["loss"])
             mean = MEMORY * mean + (1 - MEMORY) * loss
@@ -82,6 +76,7 @@ def find_lr(
             rate = float(ramp(i))
             rows.append({"learning_rate": rate, "loss": loss, "average": average})
             show(title, i + 1, STEPS, f"{rate:.1e}: loss {average:.3g}")
+    plan.close()
     if len(rows) < FEWEST:
         raise RunError(
             f"--find-lr: the loss was no longer finite after {len(rows)} steps, at a "

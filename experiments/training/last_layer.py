@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from converters.rules import RULES
@@ -22,9 +23,11 @@ from experiments.training.training import (
 )
 from jaxvision import models, parallel, train
 from jaxvision.data import Progress
+from jaxvision.data.lazy import LazyImages
 from jaxvision.functional import has_prefix, modules, replace_arrays
 from jaxvision.linear_probe import split_head, trains_head_alone
 from jaxvision.optim import Optim
+from jaxvision.stream import Images, outputs
 from jaxvision.typing import Apply, Array, Transform
 
 HEAD = Optim(name="adamw", lr=3e-3, weight_decay=1e-2)
@@ -56,8 +59,11 @@ def is_trained_alone(
 
 def split_last(
     start: Start, trained: Trainable, recipe: ClassifierRecipe, photos: Transform
-) -> tuple[Callable[..., Array], Apply]:
-    """`see(images, progress)`, all that comes before the last layer; and that layer."""
+) -> tuple[Callable[..., tuple[Array, np.ndarray]], Apply]:
+    """`see(images, progress)`, all that comes before the last layer; and that layer.
+
+    The first gives what it sees, and of which of the images: those that can be read.
+    """
     layers_of(trained)  # says so where the images are too small
     body, last = split_head(
         start.model,
@@ -76,13 +82,24 @@ def split_last(
         (trained.params, trained.stats), parallel.replicated(make_mesh(recipe))
     )
 
-    def see(images: Array, progress: Progress) -> Array:
+    def see(images: Images, progress: Progress) -> tuple[Array, np.ndarray]:
+        if isinstance(images, LazyImages):
+            out, there = outputs(
+                step,
+                params,
+                stats,
+                images,
+                batch_size=recipe.batch_size,
+                mesh=make_mesh(recipe),
+                progress=progress,
+            )
+            return out, np.flatnonzero(there)
         found = []
         for begin in range(0, len(images), recipe.batch_size):
             batch = images[begin : begin + recipe.batch_size]
             found.append(step(params, stats, batch))
             progress(min(begin + recipe.batch_size, len(images)), len(images))
-        return jnp.concatenate(found)
+        return jnp.concatenate(found), np.arange(len(images))
 
     return see, last
 
@@ -124,9 +141,10 @@ def fit_head(training: Training, model: nnx.Module, console: Console) -> None:
     plan, state = training.plan, training.start(model)
     begun = time.perf_counter()
     for epoch in range(plan.epochs):
-        state, sums = plan.run_steps(
-            state, plan.no_sums(), plan.data, plan.order(epoch), 0, plan.steps, plan.key
+        state, sums = plan.run(
+            state, plan.no_sums(), epoch=epoch, start=0, stop=plan.steps
         )
+    plan.close()
     numbers = plan.evaluate(state)
     replace_arrays(model, state.params, state.stats)  # the old ones are donated
     console.say(

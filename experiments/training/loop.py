@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from experiments.runs.logs import open_logs
 from experiments.training import saved
 from experiments.training.plan import History, Place, Plan
 from jaxvision import checkpoint, precision, processes
+from jaxvision.stream import StreamError
 from jaxvision.train import TrainState
 
 STRETCH_SECONDS = 5.0
@@ -21,6 +23,9 @@ STRETCH_SECONDS = 5.0
 
 On a CPU each call maps gigabytes of temporaries anew, half a second for a MobileNet at
 224 pixels: a shorter stretch would cost more than it shows."""
+
+LATE = 0.05
+"""Share of the time from which on it is said that steps wait for photos."""
 
 LOST_SCALE = 2.0**-14
 """Loss scale below which float16 does not help: 30 halvings from where it begins."""
@@ -55,8 +60,10 @@ def fit(
             saved.check_room(at, plan, folder)
             try:
                 _train(at, plan, folder, console=console, stop=stop)
-            except checkpoint.CheckpointError as error:
+            except (checkpoint.CheckpointError, StreamError) as error:
                 raise RunError(cannot_save(folder, str(error))) from None
+            finally:
+                plan.close()
         saved.mend_model(at, plan, folder, console)
     return at.history
 
@@ -98,9 +105,7 @@ def _compile(at: Place, plan: Plan, console: Console, show: Show) -> None:
     """Takes no step, so that the first epoch's time is that of its steps."""
     show("compiling", 0, plan.epochs * plan.images, "")
     begun = time.perf_counter()
-    at.state, at.sums = plan.run_steps(
-        at.state, at.sums, plan.data, plan.order(at.epoch), 0, 0, plan.key
-    )
+    at.state, at.sums = plan.compile(at.state, at.sums, epoch=at.epoch)
     jax.block_until_ready(at.sums)
     console.say(f"compiled in {time.perf_counter() - begun:.1f} s")
 
@@ -121,13 +126,12 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
     Raises:
       _DivergedError: the loss or the weights are no longer finite.
     """
-    order = plan.order(at.epoch)
     stretch, means = 1, {}
     while at.start < plan.steps and not stop.look():
         end = min(plan.steps, at.start + stretch)
-        begun = time.perf_counter()
-        at.state, at.sums = plan.run_steps(
-            at.state, at.sums, plan.data, order, at.start, end, plan.key
+        begun, waited = time.perf_counter(), plan.waited
+        at.state, at.sums = plan.run(
+            at.state, at.sums, epoch=at.epoch, start=at.start, stop=end
         )
         means = {name: float(value) / end for name, value in at.sums.items()}
         if not all(map(math.isfinite, means.values())):
@@ -137,19 +141,34 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
         pace = (end - at.start) / took
         longer = max(1, min(4 * stretch, int(pace * STRETCH_SECONDS)))
         # The clocks of several processes differ, and their steps may not.
-        stretch = processes.from_first(lambda longer=longer: longer)
+        told = processes.gather_values([longer, (plan.waited - waited) / took])
+        stretch = told[0][0]
         at.start = end
         show(
             plan.title(at.epoch),
             at.epoch * plan.images + at.start * plan.batch_size,
             plan.epochs * plan.images,
             f"loss {means['loss']:.3g}  {_others(means)}"
-            f"{pace * plan.batch_size:.0f} images/s",
+            f"{pace * plan.batch_size:.0f} images/s"
+            + straggler([share for _, share in told]),
         )
     # The loss is older than the last update, which may have been the bad one.
     if not is_sound(at.state):
         raise _DivergedError(at.start)
     return means
+
+
+def straggler(shares: Sequence[float]) -> str:
+    """Says which process keeps the steps waiting for its photos; empty: none does.
+
+    Args:
+      shares: of its time, what each process waited for its own.
+    """
+    longest = max(shares)
+    if longest < LATE:
+        return ""
+    who = f" of process {shares.index(longest)}" if len(shares) > 1 else ""
+    return f"  {longest:.0%} waits for photos{who}"
 
 
 def end_epoch(at: Place, plan: Plan, folder: Path, means: dict[str, float]) -> str:

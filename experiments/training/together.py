@@ -58,7 +58,8 @@ def fit_together(
     """Trains to the last epoch, as `fit` does each, and saves as it does.
 
     `fit` then finds them trained. Runs that do not stand at the same step, as where the
-    folder of one was deleted, are left to it; so is one that is the only one.
+    folder of one was deleted, are left to it; so is one that is the only one, and so
+    are those whose images are streamed.
 
     Args:
       run_seeds: as `train.make_epoch_of_seeds` gives it.
@@ -73,7 +74,7 @@ def fit_together(
     """
     for begin in range(0, len(members), most):
         group = members[begin : begin + most]
-        if len(group) == 1 or stop.look():
+        if len(group) == 1 or isinstance(group[0].plan.data, Stream) or stop.look():
             continue
         places = _level(group, console)
         if places is None or group[0].plan.is_done(places[0].history):
@@ -226,7 +227,7 @@ def _run_epoch(
             f"loss {np.mean([mean['loss'] for mean in means]):.3g}  "
             f"{pace * plan.batch_size * len(group):.0f} images/s",
         )
-    sharding = plan.data["image"].sharding
+    sharding = plan.key.sharding
     for run, (member, at) in enumerate(zip(group, places, strict=True)):
         own = jax.tree.map(lambda leaf, run=run: leaf[run], (states, sums))
         at.state, at.sums = parallel.place(own, sharding)

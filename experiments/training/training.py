@@ -19,6 +19,7 @@ from jaxvision import optim, parallel, train
 from jaxvision.functional import functionalize, order_of_use
 from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing
+from jaxvision.stream import Stream
 from jaxvision.typing import Apply, LossFn, Transform, Tree
 
 
@@ -83,6 +84,7 @@ class Task:
       repeat: how often an epoch shows each image.
       draw: draws the order of an epoch instead; see `Plan.draw`.
       streams: see `train.make_epoch`.
+      is_streamed: whether the training set comes to the devices batch by batch.
       options: what else decides what comes of it, beside the recipe, as JSON holds it.
     """
 
@@ -98,6 +100,7 @@ class Task:
     repeat: int = 1
     draw: Callable[[jax.Array], jax.Array] | None = None
     streams: train.Streams = train.streams
+    is_streamed: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -145,7 +148,7 @@ def make_training(
     run_steps, run_seeds = _programs(task, trained, recipe, tx, mesh)
     plan = Plan(
         run_steps=run_steps,
-        data=place(dict(task.data)),
+        data=_placed(task, recipe, mesh),
         fingerprint=task.fingerprint,
         metrics=task.metrics,
         batch_size=recipe.batch_size,
@@ -174,9 +177,7 @@ def make_training(
 
     state = jax.eval_shape(init, trained.params, trained.stats)
     try:
-        plan.run_steps.eval_shape(
-            state, plan.no_sums(), plan.data, plan.order(0), 0, 0, plan.key
-        )
+        plan.check(state)
     except ValueError as error:  # images or batches that a layer cannot take
         raise UsageError(
             f"--batch-size {recipe.batch_size}, images of {trained.size} pixels: "
@@ -207,6 +208,15 @@ def _programs(
     make = train.make_epoch, train.make_epoch_of_seeds
     one, several = (one(step, task.transforms, **options) for one in make)
     return one, several
+
+
+def _placed(
+    task: Task, recipe: Recipe, mesh: jax.sharding.Mesh
+) -> dict[str, jax.Array] | Stream:
+    """The training set on the devices, or what brings it there."""
+    if task.is_streamed:
+        return Stream(task.data, batch_size=recipe.batch_size, mesh=mesh)
+    return parallel.place(dict(task.data), parallel.replicated(mesh))
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:
@@ -284,15 +294,10 @@ def dry_run(
 ) -> dict[str, float]:
     """One training step and one evaluation, nothing written."""
     plan = training.plan
-    state, sums = plan.run_steps(
-        training.start(model),
-        plan.no_sums(),
-        plan.data,
-        plan.order(0),
-        0,
-        1,
-        plan.key,
+    state, sums = plan.run(
+        training.start(model), plan.no_sums(), epoch=0, start=0, stop=1
     )
+    plan.close()
     numbers = {"train_loss": float(sums["loss"]), **plan.evaluate(state)}
     console.say(
         f"dry run: one step of {plan.steps} an epoch, loss "

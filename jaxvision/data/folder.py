@@ -2,19 +2,22 @@
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from jaxvision.data.decode import extensions
+from jaxvision.data.file_photos import LOOKS, FilePhotos, Names, names_below
 from jaxvision.data.image_files import (
     Found,
-    file_photo,
     find_images,
     list_folder,
     passed_over,
 )
-from jaxvision.data.photo import Photo, Source
+from jaxvision.data.photo import Source
 from jaxvision.data.split_names import (
     Layout,
     find_layout,
@@ -100,8 +103,8 @@ def _below(images: Sequence[str], folder: str) -> list[str]:
     return [path for path in images if path.startswith(os.path.join(folder, ""))]
 
 
-def _photos(images: Sequence[str], root: Path) -> list[Photo]:
-    return [file_photo(path, root=root) for path in images]
+def _photos(images: Sequence[str], root: Path) -> FilePhotos:
+    return FilePhotos(root, names_below(images, root), labels=None)
 
 
 def _check_inside(found: Found) -> None:
@@ -227,7 +230,7 @@ def _has_images(names: Sequence[str]) -> bool:
     return any(name.lower().endswith(extensions()) for name in names)
 
 
-def _find_classes(root: Path) -> tuple[tuple[str, ...], list[Photo], list[str]]:
+def _find_classes(root: Path) -> tuple[tuple[str, ...], FilePhotos, list[str]]:
     """The classes under `root`, their photographs, and what was passed over."""
     names, loose = list_folder(root)
     classes = tuple(names)
@@ -237,8 +240,12 @@ def _find_classes(root: Path) -> tuple[tuple[str, ...], list[Photo], list[str]]:
             f"{root} has {found}: put the images of each class into a folder of "
             f"its own, {root / 'CLASS'}/*.jpg, at least two classes"
         )
-    found = [find_images(root / name) for name in classes]
-    empty = [name for name, one in zip(classes, found, strict=True) if not one.images]
+    found, names = [], []
+    with ThreadPoolExecutor(LOOKS) as pool:
+        for one in pool.map(find_images, [root / name for name in classes]):
+            names.append(names_below(one.images, root))
+            found.append(one._replace(images=[]))  # each as it comes
+    empty = [name for name, one in zip(classes, names, strict=True) if not one]
     others = [path for one in found for path in one.others]
     if empty:
         place = os.path.join(root, empty[0], "")
@@ -250,11 +257,10 @@ def _find_classes(root: Path) -> tuple[tuple[str, ...], list[Photo], list[str]]:
         )
     for one in found:
         _check_inside(one)
-    photos = [
-        file_photo(path, root=root, label=label)
-        for label, one in enumerate(found)
-        for path in one.images
-    ]
+    counts = [len(one) for one in names]
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    folders = Names.of(os.fsencode(path) for one in found for path in one.folders)
+    photos = FilePhotos(root, Names.joined(names), labels=labels, folders=folders)
     outside = [os.path.join(root, name) for name in loose]
     where = "outside the class folders "
     return (

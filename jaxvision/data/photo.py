@@ -1,8 +1,10 @@
 """A photograph that is not decoded yet, and a source of them: what all data are."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,6 +41,10 @@ class Photo:
     is_gray: Callable[[], bool] = _in_colour
 
 
+Write = Callable[[bytes], object]
+"""Takes a piece of what photographs are known by."""
+
+
 def labels_of(photo: Photo) -> tuple[int, ...]:
     """The indices of a photograph's labels; none where there are no classes."""
     label = photo.label()
@@ -70,6 +76,16 @@ class ArrayPhotos(Sequence[Photo]):
     def __len__(self) -> int:
         return len(self.images)
 
+    def labels(self) -> np.ndarray:
+        """Their labels; see `label_array`."""
+        if self._labels is None:
+            raise ValueError(f"{self._name} has no labels")
+        return np.asarray(self._labels, np.int32)
+
+    def write_identity(self, write: Write) -> None:
+        """See `write_identity`: the pixels are here."""
+        write(self.images.tobytes())
+
     def __getitem__(self, index: int) -> Photo:
         image = self.images[index]  # an IndexError is what ends an iteration
         label = None if self._labels is None else int(self._labels[index])
@@ -80,6 +96,58 @@ class ArrayPhotos(Sequence[Photo]):
             label=lambda: label,
             is_gray=lambda: self._is_gray,
         )
+
+
+class Some(Sequence[Photo]):
+    """Some of other photographs, by their places among these, without a copy of them.
+
+    Attributes:
+      places: int `(n,)`.
+    """
+
+    def __init__(self, photos: Sequence[Photo], places: np.ndarray):
+        self._photos = photos
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Photo:
+        return self._photos[int(self.places[index])]
+
+    def labels(self) -> np.ndarray:
+        """Their labels; see `label_array`."""
+        return label_array(self._photos)[self.places]
+
+    def write_identity(self, write: Write) -> None:
+        """See `write_identity`."""
+        write(self.places.astype("<i8").tobytes())
+        write_identity(self._photos, write)
+
+
+def label_array(photos: Sequence[Photo]) -> np.ndarray:
+    """The labels of photographs of known classes, int32 `(n,)`.
+
+    Sources that hold them as an array say so by a method of their own, `labels()`.
+    """
+    known: Any = getattr(photos, "labels", None)
+    if known is not None:
+        return known()
+    return np.fromiter((photo.label() for photo in photos), np.int32, len(photos))
+
+
+def write_identity(photos: Sequence[Photo], write: Write) -> None:
+    """Gives, piece by piece, what tells photographs from others without reading them.
+
+    That is their keys. Sources that know more, such as the sizes of files, have a
+    method of the same name.
+    """
+    own: Any = getattr(photos, "write_identity", None)
+    if own is not None:
+        own(write)
+        return
+    for photo in photos:
+        write(os.fsencode(photo.key) + b"\0")
 
 
 @dataclass(frozen=True, eq=False)

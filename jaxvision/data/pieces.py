@@ -193,7 +193,8 @@ def _split(
         share = round(min(val_count, total) * seen / max(total, 1)) - len(val)
         chosen = choose(judged, share, seed=seed)
         # A source's own test photographs are never trained on; others may be.
-        spared = () if source.val else (one for one in judged if one not in chosen)
+        keys = {one.key for one in chosen}
+        spared = () if source.val else (one for one in judged if one.key not in keys)
         train += [*more, *spared]
         val += chosen
     return train, val

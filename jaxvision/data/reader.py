@@ -49,7 +49,7 @@ def read(
 
     good, bad = {}, {}
     formats()  # here, so that no two threads load Pillow's plugins at once
-    with warnings.catch_warnings(), ThreadPoolExecutor(_workers()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
         # Pillow warns of odd metadata and large images; what fails is in `bad`.
         warnings.simplefilter("ignore")
         # Left early, by Ctrl-C, this loop drops map's iterator, which cancels the rest.
@@ -89,7 +89,8 @@ def guessed(guesses: Guesses) -> list[str]:
     ]
 
 
-def _workers() -> int:
+def workers() -> int:
+    """The processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # fewer than cpu_count() in a batch job
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

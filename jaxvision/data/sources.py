@@ -10,6 +10,7 @@ from jaxvision.data.cifar10 import fetch_cifar10, is_cifar10, open_cifar10
 from jaxvision.data.demo import open_demo
 from jaxvision.data.folder import open_folder
 from jaxvision.data.npz import open_npz
+from jaxvision.data.packed import is_packed, open_packed
 from jaxvision.data.pets import fetch_pets, is_pets, open_pets
 from jaxvision.data.photo import Source
 from jaxvision.data.photo_list import is_list, open_list
@@ -70,6 +71,11 @@ KINDS = (
         open_pets,
         "'oxford_iiit_pet' (fetched once; or a folder with its images and annotations)",
         fetch=fetch_pets,
+    ),
+    Kind(
+        is_packed,
+        open_packed,
+        "a folder that experiments.pack wrote",
     ),
     Kind(
         lambda spec: spec != "" and os.path.isdir(os.path.expanduser(spec)),

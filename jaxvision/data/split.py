@@ -4,7 +4,9 @@ import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 
-from jaxvision.data.photo import Photo, Source, labels_of
+import numpy as np
+
+from jaxvision.data.photo import Photo, Some, Source, labels_of
 
 VAL_SHARE = 0.2
 _Group = tuple[int | None, ...]
@@ -12,7 +14,7 @@ _Group = tuple[int | None, ...]
 
 def set_aside(
     source: Source, *, seed: int, without: Collection[str] = ()
-) -> tuple[list[Photo], list[Photo]]:
+) -> tuple[Sequence[Photo], Sequence[Photo]]:
     """The photographs of `source.train` divided: training and, a fifth, validation.
 
     Class by class where there are classes, label by label where there are several a
@@ -28,7 +30,10 @@ def set_aside(
     Raises:
       ValueError: there is one photograph only, or less than two of a class.
     """
-    photos = [photo for photo in source.train if photo.key not in without]
+    photos: Sequence[Photo] = source.train
+    if without:
+        kept = [i for i, photo in enumerate(photos) if photo.key not in without]
+        photos = Some(photos, np.array(kept, np.int64))
     labels, groups = _grouped(photos, source)
     for label, group in groups.items():
         if label is not None and len(group) < 2:
@@ -63,15 +68,12 @@ def set_aside(
                 f"{source.classes[label]!r} on both sides: add some, or say in a "
                 "column split which are to validate"
             )
-    return (
-        [photo for index, photo in enumerate(photos) if index not in chosen],
-        [photo for index, photo in enumerate(photos) if index in chosen],
-    )
+    return _divided(photos, chosen)
 
 
 def fold_aside(
     source: Source, number: int, *, folds: int, seed: int
-) -> tuple[list[Photo], list[Photo]]:
+) -> tuple[Sequence[Photo], Sequence[Photo]]:
     """All photographs but one of `folds` parts, and that part, which is to be judged.
 
     All that there are are divided, those that were to validate too. Each part has as
@@ -103,10 +105,14 @@ def fold_aside(
         mine = [i for i in group if label == _rarest(labels[i], groups)]
         dealt += _ranked(photos, mine, seed=seed)
     chosen = set(dealt[number - 1 :: folds])
-    return (
-        [photo for index, photo in enumerate(photos) if index not in chosen],
-        [photo for index, photo in enumerate(photos) if index in chosen],
-    )
+    return _divided(photos, chosen)
+
+
+def _divided(photos: Sequence[Photo], chosen: Collection[int]) -> tuple[Some, Some]:
+    is_chosen = np.zeros(len(photos), bool)
+    is_chosen[list(chosen)] = True
+    sides = np.flatnonzero(~is_chosen), np.flatnonzero(is_chosen)
+    return Some(photos, sides[0]), Some(photos, sides[1])
 
 
 def choose(photos: Sequence[Photo], count: int, *, seed: int) -> list[Photo]:

@@ -1,6 +1,7 @@
 """Photographs as squares of one size: what classifiers are trained on and see."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -40,13 +41,17 @@ def read_squares(
       The images, uint8 `(n, size, size, 3)`, without the unreadable; and the unreadable
       ones' indices with the reasons.
     """
-
-    def square(image: Image.Image) -> np.ndarray:
-        if fit == "crop":
-            image = resizable(image, size)
-        return preprocess.square_image(image, size=size, crop=crop, fit=fit)
-
+    square = partial(to_square, size=size, crop=crop, fit=fit)
     return _fill(photos, square, side=size, tick=tick, guesses=guesses)
+
+
+def to_square(
+    image: Image.Image, *, size: int, crop: int | None = None, fit: str = "crop"
+) -> np.ndarray:
+    """One training square; see `read_squares`. May raise UnreadableImageError."""
+    if fit == "crop":
+        image = resizable(image, size)
+    return preprocess.square_image(image, size=size, crop=crop, fit=fit)
 
 
 def read_crops(
@@ -70,13 +75,17 @@ def read_crops(
       guesses: takes those of the photographs.
       sizes: takes those of the readable photographs.
     """
-
-    def middle(image: Image.Image) -> np.ndarray:
-        if fit == "crop":
-            image = resizable(image, resize)
-        return preprocess.eval_image(image, resize=resize, crop=crop, fit=fit)
-
+    middle = partial(to_crop, resize=resize, crop=crop, fit=fit)
     return _fill(photos, middle, side=crop, tick=tick, guesses=guesses, sizes=sizes)
+
+
+def to_crop(
+    image: Image.Image, *, resize: int, crop: int, fit: str = "crop"
+) -> np.ndarray:
+    """One evaluation crop; see `read_crops`. May raise UnreadableImageError."""
+    if fit == "crop":
+        image = resizable(image, resize)
+    return preprocess.eval_image(image, resize=resize, crop=crop, fit=fit)
 
 
 def _fill(

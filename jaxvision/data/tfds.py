@@ -3,6 +3,7 @@
 import importlib
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from jaxvision.data.decode import open_image
 from jaxvision.data.photo import Photo, Source
+from jaxvision.data.reader import workers
 from jaxvision.data.tfds_prepare import find_builder, one_line, prepare
 
 VAL_SPLITS = ("test", "validation")
@@ -80,6 +82,12 @@ class _Records(Sequence[Photo]):
             open=partial(self._open, index),
             label=partial(self._label, index),
         )
+
+    def labels(self) -> np.ndarray:
+        """Their labels; see `photo.label_array`. Each record is read for its own."""
+        with ThreadPoolExecutor(workers()) as pool:
+            list(pool.map(self._label, range(len(self))))
+        return self._labels.copy()
 
     def record(self, index: int) -> dict[str, Any]:
         try:

@@ -7,7 +7,8 @@ import pytest
 
 from experiments import cifar10, transfer
 from experiments.command.console import Console
-from experiments.training.classifier import make_classifier, open_data
+from experiments.training.classifier import make_classifier
+from experiments.training.data import open_data
 from experiments.training.find_lr import STEPS, find_lr, ramp, steepest
 from experiments.training.recipe import ClassifierRecipe
 from jaxvision.optim import Optim
