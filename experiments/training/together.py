@@ -18,6 +18,7 @@ from experiments.runs.folder import saved_in
 from experiments.training import loop, saved
 from experiments.training.plan import Place, Plan
 from jaxvision import parallel
+from jaxvision.stream import Stream
 from jaxvision.train import TrainState
 
 MOST = 16
