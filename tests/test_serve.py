@@ -324,6 +324,8 @@ def test_names_are_safe_wherever_the_corrections_are_unpacked():
         "c++",
         "über",
     ]
+    mixed = safe_folders(("a-2", "a", "A"))
+    assert len({folder.lower() for folder in mixed}) == 3
     assert safe_name("../../etc/passwd", instead="x") == "_.._etc_passwd"
     assert len(safe_name("ä" * 300, instead="x").encode()) == 120
     assert "\x1b" not in safe_name("a\x1b[31m\ud800", instead="x")

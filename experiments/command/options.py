@@ -26,6 +26,7 @@ from jaxvision.files import at_home
 from jaxvision.ops import onednn
 from jaxvision.ops.build import build
 from jaxvision.ops.convolution import VARIABLE
+from jaxvision.stream import StreamError
 from jaxvision.text import speak_plainly
 
 Config = TypeVar("Config")
@@ -114,7 +115,7 @@ def run_cli(
             check_environment()
             check_alike(lambda: machines.what_runs() | _given(config))
             main(config)
-    except (UsageError, RunError, CheckpointError, OSError) as error:
+    except (UsageError, RunError, CheckpointError, StreamError, OSError) as error:
         machines.end(f"error: {error}", code=2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         resumes = hasattr(config_class, "resume")

@@ -24,7 +24,7 @@ FILES = (
     *("report.html", "comparison.html"),
     *("curves.png", "confusion.png", "mistakes.png", "comparison.png", "lr.png"),
     *("metrics.csv", "predictions.csv", "comparison.csv", "results.csv"),
-    *("photos.csv", "lr.csv", "results.json", HOLDER),
+    *("photos.csv", "lr.csv", "results.json", "photos.npz", HOLDER),
 )
 """What the programs write into a run's folder."""
 _LEFT = re.compile(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiments.command.options import UsageError
 from experiments.inference.enlarger import enlarge_pixels, make_enlarger
-from experiments.inference.picture import Picture, encode_picture, read_picture
+from experiments.inference.picture import Picture, encode_picture, opened, read_picture
 from experiments.inference.trained import open_network
 from experiments.serving.service import RefusedError, Reply, Service, Upload
 from jaxvision.data import Progress
@@ -16,6 +16,15 @@ TILE = 256
 """Side in pixels of the tiles, as `upscale` has them."""
 LARGEST = 100_000_000
 """Pixels of a picture that a page can show."""
+
+
+def _check_size(name: str, pixels: int) -> None:
+    if pixels > LARGEST:
+        raise RefusedError(
+            413,
+            f"{name} would have {pixels / 1e6:.0f} megapixels, and a page shows "
+            f"{LARGEST / 1e6:.0f}: use python -m experiments.upscale",
+        )
 
 
 def enlarger_service(model: str, *, scale: int | None) -> Service:
@@ -35,16 +44,13 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
     def answer(upload: Upload) -> Reply:
         """A PNG; with `?by=bicubic` by that, to compare."""
         try:
+            # Before all of it is decoded.
+            with opened(upload.data, name=upload.name) as file:
+                _check_size(upload.name, times**2 * file.width * file.height)
             picture = read_picture(upload.data, name=upload.name)
         except UsageError as error:
             raise RefusedError(400, str(error)) from error
         height, width = (times * side for side in picture.pixels.shape[:2])
-        if height * width > LARGEST:
-            raise RefusedError(
-                413,
-                f"{upload.name} would have {height * width / 1e6:.0f} megapixels, and "
-                f"a page shows {LARGEST / 1e6:.0f}: use python -m experiments.upscale",
-            )
         if upload.wishes.get("by") == "bicubic":
             picture = _shown(picture)
             small = Image.fromarray(picture.pixels)

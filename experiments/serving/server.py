@@ -24,6 +24,7 @@ from experiments.pages.try_page import Page, try_page
 from experiments.serving.service import (
     LARGEST,
     RefusedError,
+    Reply,
     Service,
     Upload,
     as_json,
@@ -141,8 +142,12 @@ def _allowed(host: str) -> Callable[[str], bool]:
     return allows
 
 
+@stream_request_body
 class _Guarded(RequestHandler):
-    """Answers those alone who speak to this machine by its name, in JSON."""
+    """Answers those alone who speak to this machine by its name, in JSON.
+
+    Bodies come in parts, so that whoever may not send one is told at its beginning.
+    """
 
     def initialize(self, *, allows: Callable[[str], bool]) -> None:
         self._allows = allows
@@ -158,6 +163,9 @@ class _Guarded(RequestHandler):
         origin = self.request.headers.get("Origin")
         if origin is not None and origin.lower() != f"http://{host.lower()}":
             self._refuse(403, f"pages of {origin!r:.100} may send nothing here")
+
+    def data_received(self, chunk: bytes) -> None:
+        """Drops what is sent to where nothing is taken."""
 
     def _write_error(self, status_code: int, **_: Any) -> None:
         """What nobody foresaw, and methods that there are not."""
@@ -199,7 +207,6 @@ class _Page(_Guarded):
         self.finish(self._page.html)
 
 
-@stream_request_body
 class _Answer(_Guarded):
     """Takes one photograph, and answers in the worker's thread."""
 
@@ -214,7 +221,7 @@ class _Answer(_Guarded):
         super().initialize(allows=allows)
         self._answer, self._worker, self._stop = answer, worker, stop
         self._data, self._gone = bytearray(), Event()
-        self._is_too_large = False
+        self._is_too_large = self._is_begun = False
 
     def prepare(self) -> None:
         super().prepare()
@@ -239,8 +246,9 @@ class _Answer(_Guarded):
         wishes = {key: self.get_query_argument(key) for key in self.request.arguments}
         upload = Upload(name, data, wishes, self._is_gone)
         loop = asyncio.get_running_loop()
+        self._is_begun = True
         try:
-            reply = await loop.run_in_executor(self._worker, self._answer, upload)
+            reply = await loop.run_in_executor(self._worker, self._unless_gone, upload)
         except RefusedError as error:
             self._refuse(error.status, str(error))
         self.set_header("Content-Type", reply.kind)
@@ -251,7 +259,15 @@ class _Answer(_Guarded):
 
     def on_connection_close(self) -> None:
         self._gone.set()
-        self._waiting.discard(self)
+        self._data.clear()
+        if not self._is_begun:  # else its photo is held until the worker comes to it
+            self._waiting.discard(self)
+        super().on_connection_close()
+
+    def _unless_gone(self, upload: Upload) -> Reply:
+        if upload.is_gone():
+            raise RefusedError(499, "the sender has gone")
+        return self._answer(upload)
 
     @property
     def _waiting(self) -> set[RequestHandler]:

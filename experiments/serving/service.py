@@ -99,7 +99,7 @@ def safe_folders(classes: tuple[str, ...]) -> list[str]:
     found: list[str] = []
     for label, name in enumerate(classes):
         folder = safe_name(name, instead=f"class-{label}")
-        if folder.lower() in map(str.lower, found):
+        while folder.lower() in map(str.lower, found):
             folder = f"{folder}-{label}"
         found.append(folder)
     return found

@@ -145,11 +145,11 @@ def fit_head(training: Training, model: nnx.Module, console: Console) -> None:
             state, plan.no_sums(), epoch=epoch, start=0, stop=plan.steps
         )
     plan.close()
-    numbers = plan.evaluate(state)
+    name, value = list(plan.evaluate(state).items())[-1]
     replace_arrays(model, state.params, state.stats)  # the old ones are donated
     console.say(
         f"last layer alone: {plan.epochs} epochs in "
         f"{time.perf_counter() - begun:.1f} s, "
         f"train loss {float(sums['loss']) / plan.steps:.4g}, "
-        f"val accuracy {numbers['val_accuracy']:.2%}"
+        f"{name.replace('_', ' ')} {value:.2%}"
     )

@@ -79,7 +79,9 @@ class LazyImages:
             image = photo.open()
             if TAKEN_AS in image.info:
                 self.guesses[photo.name] = image.info[TAKEN_AS]
-            return self._convert(image)
+            square = self._convert(image)
+            self.bad.pop(index, None)
+            return square
         except UnreadableImageError as error:
             self.bad[index] = str(error)
             raise

@@ -119,6 +119,8 @@ def open_packed(spec: str, *, labelled: bool) -> Source:
             np.load(file, allow_pickle=False) as arrays,
         ):
             facts = json.loads(arrays["facts"].tobytes())
+            if facts["version"] != VERSION:
+                raise ValueError(f"version {facts['version']}, not {VERSION}")
             classes = tuple(map(str, facts["classes"]))
             tables = [_table(arrays, side, len(classes)) for side in SIDES]
     except Exception as error:  # numpy, zipfile and json raise nearly anything

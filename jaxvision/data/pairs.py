@@ -128,7 +128,7 @@ def lower(
 
 
 def judging_key(index: int | Array) -> PRNGKey:
-    """The key by which a photograph that is judged is degraded, always alike."""
+    """The key by which the `index`-th photograph that is judged is degraded."""
     return jax.random.fold_in(jax.random.key(0), index)
 
 
