@@ -221,9 +221,7 @@ def main(config: Config) -> dict[str, float]:
         into = open_run(config.resume)
     with stop_on_signals() as stop:
         options = {"console": console, "data": config.data}
-        # Runs that may end early or have logs of their own take turns.
-        alone = config.patience or config.log
-        options |= {} if alone else {"together": together}
+        options |= {} if config.patience or config.log else {"together": together}
         numbers = grid.run(cells, into, run_cell, **options)
     if numbers is None:
         interrupted(into.path, MODULE, stop)

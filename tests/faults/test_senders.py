@@ -52,10 +52,11 @@ def test_senders_that_go_leave_room_for_others():
                 with socket.create_connection(("127.0.0.1", port), timeout=30) as gone:
                     gone.sendall(head.encode() + body)
                     time.sleep(0.05)
+        time.sleep(0.5)  # the last one's going is noticed
         go.set()
         deadline = time.monotonic() + 60
         while (last := page.send("POST", "/enlarge", b"9")).status == 503:
             assert time.monotonic() < deadline
         assert last.body == b"9"
-    # The first had begun; the others' senders were gone before their turn.
-    assert answered in ([b"x", b"9"], [b"9"])
+    # One had begun; the others' senders were gone before their turn.
+    assert answered.count(b"x") <= 1 and answered.count(b"9") == 1
