@@ -155,16 +155,7 @@ def main(config: Config) -> dict[str, float]:
     config = replace(config, model=_models(config.model), dtype=dtype)
     if config.resume is not None:
         check_resumed(config, config.resume, free=["data"])
-    source = open_source(config.data, console=console)
-    needed = 3 * CIFAR10.crop**2 * (len(source.train) + len(source.val))
-    config = replace(config, input=choose_input(config, needed, console=console))
-    dataset = open_data(
-        source,
-        CIFAR10,
-        train_size=CIFAR10.crop,
-        console=console,
-        is_streamed=config.input == "stream",
-    )
+    config, dataset = _open(config, console)
     console.say(
         f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} "
         f"validation images of {len(dataset.classes)} classes"
@@ -173,7 +164,6 @@ def main(config: Config) -> dict[str, float]:
     cells = grid.expand(
         replace(config, repeats=1) if config.dry_run else config, axes=("model",)
     )
-
     check_alone(dataset, len(cells))
 
     # One program serves all seeds of a model; then it makes room for the next.
@@ -226,6 +216,21 @@ def main(config: Config) -> dict[str, float]:
     if numbers is None:
         interrupted(into.path, MODULE, stop)
     return numbers
+
+
+def _open(config: Config, console: Console) -> tuple[Config, Dataset]:
+    """The data, and the options that say whether they are streamed."""
+    source = open_source(config.data, console=console)
+    needed = 3 * CIFAR10.crop**2 * (len(source.train) + len(source.val))
+    config = replace(config, input=choose_input(config, needed, console=console))
+    dataset = open_data(
+        source,
+        CIFAR10,
+        train_size=CIFAR10.crop,
+        console=console,
+        is_streamed=config.input == "stream",
+    )
+    return config, dataset
 
 
 def _train_together(
