@@ -70,7 +70,6 @@ def main(config: Config) -> dict[str, float]:
     """
     console = Console()
     form, hub_name = _form(config.to)
-    check_installed(form)
     if config.quantize and form != "onnx":
         raise UsageError(
             f"--quantize {config.quantize}: only --to onnx has such a form"
@@ -81,6 +80,7 @@ def main(config: Config) -> dict[str, float]:
             f"{config.run} gives a photo several labels, and an export gives one: use "
             "predict, or take the weights alone by python -m converters export"
         )
+    check_installed(form)
     target = _target(config)
     with tempfile.TemporaryDirectory() as scratch:
         photos = (

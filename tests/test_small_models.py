@@ -33,6 +33,7 @@ PARAMETERS = {
     "cnn": 814_826,
     "cnn_lean": 1_161_272,
     "cnn_fast": 1_972_792,  # the paper's 1.97 million
+    "light_x1": 47_361,
     "light_x2": 48_228,
     "light_x3": 49_673,
     "light_x4": 51_696,
