@@ -157,3 +157,15 @@ def test_the_photos_here_are_not_trivial():
     """What the other tests stand on: a blur changes them."""
     soft = Image.fromarray(photo(40, 40)).filter(ImageFilter.GaussianBlur(1))
     assert np.abs(np.asarray(soft).astype(int) - photo(40, 40)).mean() > 4
+
+
+@pytest.mark.app
+def test_the_denoiser_to_compare_with_takes_noise_away():
+    from experiments.runs.enlarger_outputs import _without_noise
+
+    rng = np.random.default_rng(0)
+    flat = np.full((48, 48, 3), 128.0)
+    noisy = np.clip(flat + rng.normal(0, 12, flat.shape), 0, 255).astype(np.uint8)
+    clean = _without_noise(noisy)
+    assert clean.dtype == np.uint8 and clean.shape == noisy.shape
+    assert np.abs(clean - flat).mean() < np.abs(noisy - flat).mean() / 2
