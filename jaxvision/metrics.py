@@ -106,6 +106,11 @@ def per_class(matrix: Matrix) -> PerClass:
     """
     right = np.diagonal(matrix)
     support, predicted = np.sum(matrix, axis=1), np.sum(matrix, axis=0)
+    return class_rates(right, support, predicted)
+
+
+def class_rates(right: Counts, support: Counts, predicted: Counts) -> PerClass:
+    """`per_class` of what it counts, `(classes,)` each: right ones, true ones, said."""
     return PerClass(
         precision=_share(right, predicted),
         recall=_share(right, support),

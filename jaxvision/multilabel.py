@@ -6,11 +6,10 @@ label is said of a photograph whose probability reaches the label's threshold.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from jaxvision.metrics import PerClass
+from jaxvision.metrics import PerClass, class_rates
 from jaxvision.typing import AnyArray, Float, Int
 
 Flags = Int[AnyArray, "n classes"] | AnyArray
@@ -122,13 +121,7 @@ def label_rates(labels: Flags, said: AnyArray) -> PerClass:
     """
     truth, given = np.asarray(labels) != 0, np.asarray(said) != 0
     right, support, predicted = (truth & given).sum(0), truth.sum(0), given.sum(0)
-    return PerClass(
-        precision=_share(right, predicted),
-        recall=_share(right, support),
-        f1=_share(2 * right, support + predicted),
-        support=support,
-        predicted=predicted,
-    )
+    return class_rates(right, support, predicted)
 
 
 def best_threshold(labels: AnyArray, scores: AnyArray) -> float:
@@ -187,7 +180,3 @@ def _counted(labels, scores):
     truth, values = truth[order], values[order]
     last = np.append(values[1:] < values[:-1], True)
     return values[last], np.cumsum(truth)[last], np.arange(1, len(values) + 1)[last]
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> Any:
-    return np.divide(part, whole, out=np.zeros(np.shape(part)), where=whole > 0)

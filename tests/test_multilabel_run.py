@@ -12,7 +12,7 @@ import yaml
 from flax import nnx
 from PIL import Image
 
-from converters.bundle import Bundle, load_bundle, save_bundle
+from converters.bundle import Bundle, load_bundle
 from experiments import analyze, export, predict, transfer
 from experiments.command.console import Console
 from experiments.command.options import UsageError
@@ -21,10 +21,8 @@ from experiments.pages.page import About
 from experiments.runs.comparison import read_results
 from experiments.runs.multilabel_outputs import write_multilabel_outputs
 from experiments.transfer import Config
-from jaxvision import models
 from jaxvision.calibration import Certainty
 from jaxvision.data.dataset import Dataset, Split
-from jaxvision.functional import functionalize
 from jaxvision.multilabel import (
     MultilabelEvaluation,
     best_thresholds,
@@ -36,6 +34,7 @@ from jaxvision.tensor_file import open_tensors
 from tests import runs
 from tests.photos import noise
 from tests.runs import check_same_run, metrics_of, rows_of, stop_after
+from tests.test_predict import write_small
 
 COLOURS = ("red", "green", "blue")
 resumed = partial(runs.resumed, Config)
@@ -276,27 +275,13 @@ def test_report_escapes_names_and_has_no_matrix(finished):
         assert f'<th scope="row">{name}' in html.unescape(text)
 
 
-def write_model(path, certainty):
-    model = models.create("cnn_small", num_classes=3, rngs=nnx.Rngs(0))
-    _, params, stats = functionalize(model)
-    save_bundle(
-        path,
-        "cnn_small",
-        params,
-        stats,
-        classes=("a", "b", "c"),
-        preprocessing=Preprocessing(36, 32),
-        certainty=certainty,
-    )
-
-
 def test_model_file_keeps_the_thresholds(tmp_path):
     path = tmp_path / "model.safetensors"
     certainty = Certainty(label_thresholds=(0.1 + 0.2, 0.5, 1.0))
-    write_model(path, certainty)
+    write_small(path, certainty)
     assert load_bundle(path).certainty == certainty
     # That of one class is what it was before there were others.
-    write_model(path, Certainty(2.0, ((0.9, 0.5),)))
+    write_small(path, Certainty(2.0, ((0.9, 0.5),)))
     with open_tensors(path) as file:
         said = json.loads(file.metadata()["certainty"])
     assert said == {"temperature": 2.0, "thresholds": [[0.9, 0.5]]}
@@ -305,7 +290,7 @@ def test_model_file_keeps_the_thresholds(tmp_path):
 @pytest.mark.parametrize("limits", [(0.5, 0.5), (0.5, 0.5, 1.5), (0.5, -0.1, 0.5)])
 def test_damaged_thresholds_are_one_line(tmp_path, limits):
     path = tmp_path / "model.safetensors"
-    write_model(path, Certainty(label_thresholds=limits))
+    write_small(path, Certainty(label_thresholds=limits))
     with pytest.raises(ValueError, match="its metadata are damaged") as caught:
         load_bundle(path)
     assert "\n" not in str(caught.value)
