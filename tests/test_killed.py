@@ -17,7 +17,7 @@ from tests.runs import check_same_run
 
 pytestmark = pytest.mark.slow
 
-HEARTBEAT = 5
+HEARTBEAT = 20
 MOMENTS = 10
 INPUTS = ["resident", "stream"]
 """What a run reads whose process 0, and whose process 1, is killed."""
@@ -41,7 +41,7 @@ def words(tmp_path_factory):
 def begin(folder, *words):
     """Two processes that are past their compilation, and the run."""
     both = started(2, 1, "experiments.cifar10", "--distributed", *words, folder=folder)
-    until = time.monotonic() + 300
+    until = time.monotonic() + 600
     while not any(line.startswith("compiled in") for line in said(folder, 0, "out")):
         assert time.monotonic() < until and both[0].poll() is None, said(folder, 0)
         time.sleep(0.01)
@@ -60,7 +60,7 @@ def others_end(both, victim, kill):
     """The seconds from a signal to one process until the other one has ended."""
     both[victim].send_signal(kill)
     begun = time.monotonic()
-    assert ended([both[1 - victim]], timeout=120) != [0]
+    assert ended([both[1 - victim]], timeout=300) != [0]
     seconds = time.monotonic() - begun
     ended([both[victim]]) if kill == signal.SIGKILL else both[victim].kill()
     return seconds
@@ -86,7 +86,7 @@ def test_run_killed_at_ten_moments_ends_with_the_bits_of_an_unbroken_one(
                 time.sleep(0.001)
             time.sleep(chance.uniform(0, 0.1))
         while_saving += saving.exists()
-        assert others_end(both, victim, signal.SIGKILL) < HEARTBEAT + 60
+        assert others_end(both, victim, signal.SIGKILL) < HEARTBEAT + 120
         if moment == MOMENTS // 2:
             shutil.copytree(run, tmp_path / "elsewhere" / "cifar10" / "1")
     assert while_saving >= 2
@@ -107,7 +107,7 @@ def test_a_dead_or_hung_peer_ends_the_other(victim, kill, words, tmp_path):
     both, _ = begin(tmp_path, *words, "--output", tmp_path)
     seconds = others_end(both, victim, kill)
     print(f"\n{kill.name} to process {victim}: the other ended after {seconds:.1f} s")
-    assert seconds < HEARTBEAT + 60
+    assert seconds < HEARTBEAT + 120
     if victim == 1:
         (line,) = said(tmp_path, 0)
         assert "process 1 of 2: error: nothing was heard of it since" in line

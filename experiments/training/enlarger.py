@@ -26,7 +26,7 @@ from experiments.training.training import (
     Start,
     Task,
     Training,
-    make_mesh,
+    make_layout,
     make_trainable,
     make_training,
 )
@@ -103,8 +103,8 @@ def make_enlarger_training(
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
     fingerprint, judged = _fingerprints(photos)
-    mesh = make_mesh(recipe)
-    place = partial(parallel.place, sharding=parallel.replicated(mesh))
+    layout = make_layout(recipe)
+    whole = parallel.replicated(layout.mesh)
     error, _, features = recipe.loss.partition("+")
     used = perceptual if features else None
     model = start.model
@@ -112,9 +112,9 @@ def make_enlarger_training(
     # In full precision, whatever the training computes in.
     exact, _, _ = functionalize(model)
     pairs = _pairs(recipe, model)
-    validate = make_validate(exact, pairs, border=model.scale)
+    validate = make_validate(layout.gathered(exact), pairs, border=model.scale)
     squares = [
-        place(stack)
+        parallel.place(stack, whole)
         for stack in stacks([photo.image for photo in photos.val], scale=model.scale)
     ]
 
@@ -124,9 +124,9 @@ def make_enlarger_training(
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        params, stats = parallel.on_host((params, stats))
         if not processes.is_first():
             return
-        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             start.name,
