@@ -1,7 +1,7 @@
 """What streaming a large folder adds to the memory of an idle process.
 
     python -m benchmarks.memory
-    python -m benchmarks.memory --trained resnet18
+    python -m benchmarks.memory --trained
 
 The folder has 20,000 JPEGs of 500 px, which are links to 1,000 made ones. Idle is the
 process with JAX started, before it lists the folder; of a training, with the program's
@@ -38,11 +38,9 @@ class Config:
     """Different ones among them."""
     batch_size: int = 64
     """Photos a batch."""
-    trained: str | None = None
-    """A backbone, which experiments.transfer trains on the folder for an epoch under
-    --memory 0.5, from listing to report: all of that is measured."""
-    image_size: int = 96
-    """Side of its crops, in pixels."""
+    trained: bool = False
+    """Has experiments.cifar10 train its smallest net on the folder for an epoch, and
+    measures that program, from the listing to the report."""
 
 
 def resident(name: str = "VmRSS", process: int | str = "self") -> float:
@@ -67,7 +65,7 @@ def write_links(folder: Path, *, photos: int, made: int) -> None:
 
 IDLE = """
 import jax
-import experiments.transfer
+import experiments.cifar10
 from benchmarks.memory import resident
 jax.block_until_ready(jax.numpy.zeros(3) + 1)
 print(resident())
@@ -77,10 +75,10 @@ print(resident())
 def train(config: Config, folder: Path) -> dict[str, float]:
     """The memory of a training, from its begin to its end, the most of each second."""
     idle = float(subprocess.check_output([sys.executable, "-c", IDLE], text=True))
-    words = ["--data", folder / "photos", "--output", folder / "runs", "--memory", 0.5]
-    words += ["--backbone", config.trained, "--weights", "random", "--epochs", 1]
-    words += ["--image-size", config.image_size, "--batch-size", config.batch_size]
-    command = [sys.executable, "-m", "experiments.transfer", *map(str, words)]
+    words = ["--data", folder / "photos", "--output", folder / "runs", "--epochs", 1]
+    words += ["--model", "fcn_baseline", "--batch-size", config.batch_size]
+    words += ["--input", "stream", "--memory", 0.5]
+    command = [sys.executable, "-m", "experiments.cifar10", *map(str, words)]
     begun, most, sums, looks = time.perf_counter(), 0.0, 0.0, 0
     with subprocess.Popen(command) as process:
         while process.poll() is None:

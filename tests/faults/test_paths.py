@@ -9,7 +9,7 @@ import pytest
 
 from experiments.command.options import UsageError
 from experiments.runs.folder import new_run, open_run
-from jaxvision import array_folder, checkpoint
+from jaxvision import array_folder, checkpoint, manifest
 from jaxvision.checkpoint import CheckpointError
 
 NAMES = {
