@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
@@ -18,8 +17,6 @@ from jaxvision.typing import Apply, Array, Batch, Tree
 AXIS = "data"
 LEAST = 1 << 12
 """Numbers of an array below which it is not worth to be spread."""
-GATHERED = "gathered"
-"""What a backward pass gathers anew instead of keeping."""
 
 
 def make_mesh(*, devices: Sequence[Any] | None = None) -> Mesh:
@@ -132,16 +129,12 @@ class Layout:
         """
         if not self.is_spread or self.mesh.size == 1:
             return apply
-        named = partial(checkpoint_name, name=GATHERED)
-        policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
 
         def run(params: Tree, stats: Tree, images: Array, key: Array | None) -> Any:
-            params = jax.tree.map(
-                lambda leaf: named(_whole(leaf, self.of(leaf))), params
-            )
+            params = jax.tree.map(lambda leaf: _whole(leaf, self.of(leaf)), params)
             return apply(params, stats, images, key=key)
 
-        run = jax.checkpoint(run, policy=policy)
+        run = jax.checkpoint(run, policy=_not_gathered)
 
         def applied(params: Tree, stats: Tree, images: Array, *, key=None) -> Any:
             return run(params, stats, images, key)
@@ -149,21 +142,15 @@ class Layout:
         return applied
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _not_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """What a backward pass keeps of the forward one: all but what was gathered."""
+    return primitive.name != "sharding_constraint"
+
+
 def _whole(array: Array, sharding: NamedSharding) -> Array:
-    """An array of parts on each device; its gradient comes in parts again."""
-    return jax.lax.with_sharding_constraint(array, replicated(sharding.mesh))
-
-
-def _whole_forward(array: Array, sharding: NamedSharding) -> tuple[Array, None]:
-    return _whole(array, sharding), None
-
-
-def _whole_backward(sharding: NamedSharding, _: None, gradient: Array) -> tuple[Array]:
-    return (jax.lax.with_sharding_constraint(gradient, sharding),)
-
-
-_whole.defvjp(_whole_forward, _whole_backward)
+    """An array of parts, on each device; its gradient comes in parts again."""
+    parts = jax.lax.with_sharding_constraint(array, sharding)
+    return jax.lax.with_sharding_constraint(parts, replicated(sharding.mesh))
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:
