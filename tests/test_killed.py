@@ -78,13 +78,15 @@ def test_run_killed_at_ten_moments_ends_with_the_bits_of_an_unbroken_one(
     first = [*words, "--output", tmp_path, "--input", INPUTS[victim]]
     for moment in range(MOMENTS):
         again = ["--resume", run, "--heartbeat", HEARTBEAT]
+        before = checkpoint.steps(run / "checkpoints")[-1:]
         both, _ = begin(tmp_path, *(again if moment else first))
-        time.sleep(chance.uniform(0, 0.5))
-        if moment % 2:
-            while not saving.exists():
-                assert both[0].poll() is None
-                time.sleep(0.001)
-            time.sleep(chance.uniform(0, 0.1))
+        # A half of them while a checkpoint is written, the others after one more.
+        while checkpoint.steps(run / "checkpoints")[-1:] == before and not (
+            moment % 2 and saving.exists()
+        ):
+            assert both[0].poll() is None
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1 if moment % 2 else 0.5))
         while_saving += saving.exists()
         seconds = others_end(both, victim, signal.SIGKILL)
         print(f"\nmoment {moment}: step {checkpoint.steps(run / 'checkpoints')[-1:]}")
