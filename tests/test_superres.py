@@ -230,6 +230,12 @@ def test_light_network_learns_any_scale_and_starts_from_another(
         superres.main(replace(config, init_from=run))
 
 
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_light_network_stays_near_bicubic_in_a_few_steps(tmp_path, epochs):
+    numbers = superres.main(Config(epochs=epochs, repeat=1, output=tmp_path))
+    assert numbers["test_psnr"] > numbers["test_psnr_bicubic"] - 0.05
+
+
 def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path):
     folder = finished[0]
     start = replace(config, init_from=folder, output=tmp_path, dry_run=True)
