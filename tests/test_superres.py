@@ -208,7 +208,8 @@ def test_finished_run_is_judged_by_more(finished, photos, vgg, monkeypatch):
         superres.main(resumed(folder, "--epochs", "99"))
 
 
-@pytest.mark.parametrize("scale", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [3, 4])
 def test_light_network_learns_any_scale_and_starts_from_another(
     config, photos, tmp_path, scale
 ):
