@@ -199,7 +199,11 @@ if not ours:
 enlarged, shipped = (
     upscale.main(
         upscale.Config(
-            images=tuple(ours), model=model, scale=SCALE, output=Path(folder), overwrite=True
+            images=tuple(ours),
+            model=model,
+            scale=SCALE,
+            output=Path(folder),
+            overwrite=True,
         )
     )
     for model, folder in ((str(RUN), "enlarged"), ("light", "enlarged_by_light"))
