@@ -194,6 +194,19 @@ def read_label_predictions(
     )
 
 
+def read_judged(path: str | Path) -> list[str]:
+    """The paths of the images in either kind of table.
+
+    Raises:
+      ValueError: the file is no such table.
+    """
+    with _open(path, "r") as file:
+        rows = csv.reader(file)
+        if next(rows, ())[:1] != ["path"]:
+            raise ValueError(f"{path}: the first line must name the column path first")
+        return [unguarded(row[0]) for row in rows if row]
+
+
 def _open(path: str | Path, mode: str) -> IO[str]:
     """Opens a table as text, such that any file name survives.
 
