@@ -156,7 +156,7 @@ def test_pairs_are_degraded_and_their_targets_are_not():
 @SLOW
 @pytest.mark.app
 def test_a_photo_is_degraded_alike_in_validation_and_in_the_report():
-    from experiments.runs.enlarger_outputs import lower
+    from experiments.runs.judging import lower
     from experiments.training.enlarger import make_validate, stacks
 
     # Of two sizes: a photo's place in its stack is not its place among all.
@@ -183,7 +183,7 @@ def test_the_photos_here_are_not_trivial():
 
 @pytest.mark.app
 def test_the_denoiser_to_compare_with_takes_noise_away():
-    from experiments.runs.enlarger_outputs import _without_noise
+    from experiments.runs.judging import _without_noise
 
     rng = np.random.default_rng(0)
     flat = np.full((48, 48, 3), 128.0)

@@ -63,7 +63,7 @@ class EnlargerRecipe(Recipe):
     """What becomes of the crops beside their reduction: bicubic: nothing, as in the
     papers; web: blur, smaller sizes and JPEG, more than once; camera: noise."""
     loss: Literal["l1", "l1+perceptual", "mse", "mse+perceptual"] = "l1"
-    """l1: the absolute error, of the luma above all; mse: the squared error; either
+    """l1: the absolute error, mse: the squared error, of the luma above all; either
     +perceptual: and the distance of VGG16's features, for sharper pictures."""
     perceptual_weight: float = limited(0.1, limits.positive)
     """Weight of the features' distance beside the error."""
