@@ -156,7 +156,7 @@ def test_pairs_are_degraded_and_their_targets_are_not():
 @SLOW
 @pytest.mark.app
 def test_a_photo_is_degraded_alike_in_validation_and_in_the_report():
-    from experiments.runs.judging import lower
+    from experiments.runs.judging import _degraded, lower
     from experiments.training.enlarger import make_validate, stacks
 
     # Of two sizes: a photo's place in its stack is not its place among all.
@@ -173,6 +173,10 @@ def test_a_photo_is_degraded_alike_in_validation_and_in_the_report():
         made, true = enlarge(floats(low), scale=2), floats(image)
         psnr = image_metrics.psnr(made, true, border=2, luma=True, quantize=True)
         assert found[index] == pytest.approx(float(psnr[0]), abs=0.02)
+    # A photo of any other size goes through one of few programs, and keeps its size.
+    odd = np.ascontiguousarray(photos[1][:46, :60])
+    assert lower(odd, 2, degradation="web", index=1).shape == (23, 30, 3)
+    assert _degraded._cache_size() == 2
 
 
 def test_the_photos_here_are_not_trivial():

@@ -142,8 +142,17 @@ def lower(
     height, width = truth.shape[:2]
     if degradation == BICUBIC:
         return _resized(truth, (width // scale, height // scale))
+    # On to few sides, each of which is a program to compile.
+    room = [(0, scale * _power(side // scale) - side) for side in (height, width)]
+    padded = np.pad(truth, (*room, (0, 0)), mode="edge")
     key = pairs.judging_key(index)
-    return to_levels(_degraded(key, truth[None], scale=scale, kind=degradation)[0])
+    low = _degraded(key, padded[None], scale=scale, kind=degradation)[0]
+    return to_levels(low[: height // scale, : width // scale])
+
+
+def _power(number: int) -> int:
+    """The smallest power of two that is not less."""
+    return 1 << (number - 1).bit_length()
 
 
 @partial(jax.jit, static_argnames=("scale", "kind"))
@@ -198,7 +207,7 @@ def measure(
     """
     height, width = photo.image.shape[:2]
     # Padded to powers of two, or each size of photograph would be compiled for.
-    room = [(0, (1 << (side - 1).bit_length()) - side) for side in (height, width)]
+    room = [(0, _power(side) - side) for side in (height, width)]
 
     def padded(pixels):
         if photo.is_gray:
