@@ -130,8 +130,13 @@ class Layout:
         if not self.is_spread or self.mesh.size == 1:
             return apply
 
+        def whole(array: Array) -> Array:
+            # The first is for the gradient, which comes in parts again.
+            parts = jax.lax.with_sharding_constraint(array, self.of(array))
+            return jax.lax.with_sharding_constraint(parts, replicated(self.mesh))
+
         def run(params: Tree, stats: Tree, images: Array, key: Array | None) -> Any:
-            params = jax.tree.map(lambda leaf: _whole(leaf, self.of(leaf)), params)
+            params = jax.tree.map(whole, params)
             return apply(params, stats, images, key=key)
 
         run = jax.checkpoint(run, policy=_not_gathered)
@@ -145,12 +150,6 @@ class Layout:
 def _not_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
     """What a backward pass keeps of the forward one: all but what was gathered."""
     return primitive.name != "sharding_constraint"
-
-
-def _whole(array: Array, sharding: NamedSharding) -> Array:
-    """An array of parts, on each device; its gradient comes in parts again."""
-    parts = jax.lax.with_sharding_constraint(array, sharding)
-    return jax.lax.with_sharding_constraint(parts, replicated(sharding.mesh))
 
 
 def shard_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -16,6 +16,7 @@ from experiments.pages.predictions import write_label_predictions
 from experiments.runs.classifier_outputs import seen_share
 from jaxvision import duplicates
 from jaxvision.data import Dataset
+from jaxvision.data.lazy import LazyImages
 from jaxvision.multilabel import MultilabelEvaluation, mean_average_precision
 
 UNSOUGHT = (
@@ -57,11 +58,10 @@ def write_multilabel_outputs(
         labels=evaluation.labels,
     )
     plots.curves(about.history, folder / "curves.png")
-    if dataset.is_streamed:  # all photos would have to be decoded once more
+    leaked = _leaked(dataset, bundle)
+    notes = [_leak_note(leaked, dataset, evaluation)] if leaked else []
+    if leaked is None:
         notes = [UNSOUGHT]
-    else:
-        leaked = _leaked(dataset, bundle)
-        notes = [_leak_note(leaked, dataset, evaluation)] if leaked else []
     about = about._replace(notes=[*about.notes, *notes])
     found = describe(dataset.val.images, evaluation)
     page = write_report(folder, about, labels=found)
@@ -79,9 +79,14 @@ def write_multilabel_outputs(
     }
 
 
-def _leaked(dataset: Dataset, bundle: Bundle) -> dict[int, int]:
-    """The validation photos that are training photos too, and which of these."""
+def _leaked(dataset: Dataset, bundle: Bundle) -> dict[int, int] | None:
+    """The validation photos that are training photos too, and which of these.
+
+    None where that was not looked for.
+    """
     train, val = dataset.train.images, dataset.val.images
+    if isinstance(train, LazyImages) or isinstance(val, LazyImages):
+        return None  # all of them would have to be decoded once more
     share = seen_share(dataset.train, bundle.preprocessing)
     pairs = duplicates.between(
         duplicates.signatures(centre(train, share)), duplicates.signatures(val)
