@@ -333,3 +333,14 @@ def test_damaged_thresholds_are_one_line(tmp_path, limits):
 def test_options_say_what_was_trained(finished):
     said = yaml.safe_load((finished[0] / "config.yaml").read_text())
     assert said["sampler"] == "none" and said["data"].endswith("list.csv")
+
+
+@pytest.mark.slow
+def test_streamed_run_says_what_it_does_not_look_for(finished, config, capsys):
+    pytest.importorskip("grain", reason="grain is not installed: '.[stream]'")
+    transfer.main(replace(config, input="stream"))
+    run = max((config.output / "transfer").iterdir(), key=lambda p: int(p.name))
+    check_same_run(run, finished[0])
+    said = "WARNING: the photos were streamed: validation images that are in the"
+    assert said in capsys.readouterr().out
+    assert "were not looked for" in html.unescape((run / "report.html").read_text())
