@@ -77,12 +77,15 @@ def make_forward(
     return forward, params, stats
 
 
-def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
+def make_predict(
+    bundle: Bundle, *, half: bool = True, batch_size: int = BATCH
+) -> Predict:
     """What the model says of images that are cropped already.
 
     Args:
       bundle: the model.
       half: see `make_forward`.
+      batch_size: images a step.
     """
     forward, params, stats = make_forward(bundle, half=half)
     forward = jax.jit(forward)
@@ -90,7 +93,7 @@ def make_predict(bundle: Bundle, *, half: bool = True) -> Predict:
     def predict(images: np.ndarray) -> np.ndarray:
         logits = [
             np.asarray(forward(params, stats, batch), np.float64)[:count]
-            for batch, count in batches(images)
+            for batch, count in batches(images, size=batch_size)
         ]
         scores = np.concatenate([np.zeros((0, len(bundle.classes))), *logits])
         return shares(scores, bundle.certainty)

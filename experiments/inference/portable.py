@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -25,7 +26,12 @@ from converters.bundle import (
 from converters.from_torch import convert
 from converters.weights import load_state_dict
 from experiments.command.options import RunError, UsageError
-from experiments.inference.classifier import batches, make_predict, open_model
+from experiments.inference.classifier import (
+    BATCH,
+    batches,
+    make_predict,
+    open_model,
+)
 from jaxvision import models
 from jaxvision.data.photo import Photo
 from jaxvision.data.reader import Guesses, read
@@ -41,6 +47,12 @@ Predict = Callable[[Sequence[np.ndarray] | np.ndarray], np.ndarray]
 """What is said of uint8 images, crops or whole ones: probabilities, float64."""
 
 
+class MakePredict(Protocol):
+    """Compiles or loads what predicts."""
+
+    def __call__(self, *, batch_size: int = BATCH) -> Predict: ...
+
+
 class Portable(NamedTuple):
     """A model that names what photographs show, whatever it is computed by.
 
@@ -48,7 +60,8 @@ class Portable(NamedTuple):
       name: the architecture.
       classes: their names, by label.
       preprocessing: what the model expects.
-      make_predict: compiles or loads what predicts.
+      make_predict: compiles or loads what predicts so many images a step, whole ones
+        one by one.
       whole: whether that takes whole photographs, and resizes and crops them itself.
       bundle: the model, where its own layers are at hand.
       certainty: its temperature, which is in the predictions, and its thresholds.
@@ -57,7 +70,7 @@ class Portable(NamedTuple):
     name: str
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    make_predict: Callable[[], Predict]
+    make_predict: MakePredict
     whole: bool = False
     bundle: Bundle | None = None
     certainty: Certainty = UNKNOWN
@@ -78,13 +91,14 @@ class Format(NamedTuple):
 
     Attributes:
       file: its name in the folder.
-      open: gives the predictions of the model in a file, of which more is said.
+      open: gives the predictions of the model in a file, of which more is said, with
+        so many images a step.
       whole: as in `Portable`.
       needs: packages that nothing else needs.
     """
 
     file: str
-    open: Callable[[Path, About], Predict]
+    open: Callable[[Path, About, int], Predict]
     whole: bool = False
     needs: tuple[str, ...] = ()
 
@@ -101,7 +115,7 @@ def open_portable(path: Path) -> Portable:
             bundle.name,
             bundle.classes,
             bundle.preprocessing,
-            lambda: _of_arrays(bundle),
+            partial(_of_arrays, bundle),
             bundle=bundle,
             certainty=bundle.certainty,
         )
@@ -111,11 +125,15 @@ def open_portable(path: Path) -> Portable:
     file = path / kind.file
     if not file.is_file():
         raise UsageError(f"{path}: there is no {kind.file}, of which {ABOUT} speaks")
+
+    def make_predict(*, batch_size: int = BATCH) -> Predict:
+        return kind.open(file, about, batch_size)
+
     return Portable(
         about.name,
         about.classes,
         about.preprocessing,
-        lambda: kind.open(file, about),
+        make_predict,
         whole=kind.whole,
         certainty=about.certainty,
     )
@@ -192,10 +210,11 @@ def read_photos(
     return list(good.values()), bad
 
 
-def _open_onnx(file: Path, about: About) -> Predict:
+def _open_onnx(file: Path, about: About, batch_size: int) -> Predict:
     """An ONNX model in onnxruntime: whole photographs, one by one."""
     import onnxruntime
 
+    del batch_size  # photos differ in size
     try:
         session = onnxruntime.InferenceSession(
             str(file), providers=["CPUExecutionProvider"]
@@ -214,7 +233,7 @@ def _open_onnx(file: Path, about: About) -> Predict:
     return predict
 
 
-def _open_stablehlo(file: Path, about: About) -> Predict:
+def _open_stablehlo(file: Path, about: About, batch_size: int) -> Predict:
     """A program of `jax.export`: crops, in batches."""
     try:
         call = jax.jit(export.deserialize(bytearray(file.read_bytes())).call)
@@ -224,31 +243,32 @@ def _open_stablehlo(file: Path, about: About) -> Predict:
     def predict(images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         rows = [
             np.asarray(call(batch), np.float64)[:count]
-            for batch, count in batches(np.asarray(images))
+            for batch, count in batches(np.asarray(images), size=batch_size)
         ]
         return np.concatenate([np.zeros((0, len(about.classes))), *rows])
 
     return predict
 
 
-def _open_safetensors(file: Path, about: About) -> Predict:
+def _open_safetensors(file: Path, about: About, batch_size: int) -> Predict:
     try:
-        return _of_arrays(load_bundle(file))
+        return _of_arrays(load_bundle(file), batch_size=batch_size)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _open_torch(file: Path, about: About) -> Predict:
+def _open_torch(file: Path, about: About, batch_size: int) -> Predict:
     try:
         abstract = models.abstract(about.name, num_classes=len(about.classes))
         model = convert(abstract, load_state_dict(file))
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
-    return _of_arrays(Bundle(about.name, model, *about[2:]))
+    bundle = Bundle(about.name, model, *about[2:])
+    return _of_arrays(bundle, batch_size=batch_size)
 
 
-def _of_arrays(bundle: Bundle) -> Predict:
-    predict = make_predict(bundle)
+def _of_arrays(bundle: Bundle, *, batch_size: int = BATCH) -> Predict:
+    predict = make_predict(bundle, batch_size=batch_size)
     return lambda images: predict(np.asarray(images))
 
 
