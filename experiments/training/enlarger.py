@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,7 @@ from experiments.training.training import (
     Start,
     Task,
     Training,
-    make_mesh,
+    make_layout,
     make_trainable,
     make_training,
 )
@@ -40,6 +40,9 @@ from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Apply, Array, Transform, Tree
 
+LEAST_WARMUP = 100
+"""Steps: before Adam knows the size of the gradients, every weight moves by the whole
+learning rate, and a network that begins as bicubic interpolation is soon none."""
 JITTER = {"flips": 0.0, "full": 0.2}
 """Largest change of brightness, contrast and saturation, by `--augment`."""
 ERRORS = {"l1": absolute, "mse": squared}
@@ -63,7 +66,7 @@ class EnlargerRecipe(Recipe):
     """What becomes of the crops beside their reduction: bicubic: nothing, as in the
     papers; web: blur, smaller sizes and JPEG, more than once; camera: noise."""
     loss: Literal["l1", "l1+perceptual", "mse", "mse+perceptual"] = "l1"
-    """l1: the absolute error, of the luma above all; mse: the squared error; either
+    """l1: the absolute error, mse: the squared error, of the luma above all; either
     +perceptual: and the distance of VGG16's features, for sharper pictures."""
     perceptual_weight: float = limited(0.1, limits.positive)
     """Weight of the features' distance beside the error."""
@@ -72,7 +75,7 @@ class EnlargerRecipe(Recipe):
             name="adam", lr=2e-3, weight_decay=0.0, warmup_epochs=0.25
         )
     )
-    """The optimiser and its schedule."""
+    """The optimiser and its schedule; a warm-up lasts 100 steps at least."""
     ema: float = limited(0.999, limits.share)
     """Decay of the average of the weights that is judged and kept; 0 keeps none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -102,9 +105,10 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
+    recipe = _warmed(recipe, steps=crops // recipe.batch_size)
     fingerprint, judged = _fingerprints(photos)
-    mesh = make_mesh(recipe)
-    place = partial(parallel.place, sharding=parallel.replicated(mesh))
+    layout = make_layout(recipe)
+    whole = parallel.replicated(layout.mesh)
     error, _, features = recipe.loss.partition("+")
     used = perceptual if features else None
     model = start.model
@@ -112,21 +116,21 @@ def make_enlarger_training(
     # In full precision, whatever the training computes in.
     exact, _, _ = functionalize(model)
     pairs = _pairs(recipe, model)
-    validate = make_validate(exact, pairs, border=model.scale)
+    validate = make_validate(layout.gathered(exact), pairs, border=model.scale)
     squares = [
-        place(stack)
+        tuple(parallel.place(part, whole) for part in stack)
         for stack in stacks([photo.image for photo in photos.val], scale=model.scale)
     ]
 
     def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
-        figures = [validate(params, stats, stack) for stack in squares]
+        figures = [validate(params, stats, *stack) for stack in squares]
         psnr, ssim = (np.concatenate(column) for column in zip(*figures, strict=True))
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        params, stats = parallel.on_host((params, stats))
         if not processes.is_first():
             return
-        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             start.name,
@@ -156,6 +160,14 @@ def make_enlarger_training(
     return make_training(task, trained, recipe)
 
 
+def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
+    """The recipe, whose warm-up, if it has one, takes some steps in short runs too."""
+    if recipe.optim.warmup_epochs == 0:
+        return recipe
+    epochs = max(recipe.optim.warmup_epochs, LEAST_WARMUP / steps)
+    return replace(recipe, optim=replace(recipe.optim, warmup_epochs=epochs))
+
+
 def _pairs(recipe: EnlargerRecipe, model: Enlarger) -> Transform:
     return pair_transform(
         crop_size=recipe.crop_size,
@@ -174,10 +186,11 @@ def _streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:
 
 def make_validate(
     apply: Apply, pairs: Transform, *, border: int
-) -> Callable[[Tree, Tree, Array], tuple[Array, Array]]:
-    """`validate(params, stats, images) -> (psnr, ssim)`, of each of uint8 images.
+) -> Callable[[Tree, Tree, Array, Array], tuple[Array, Array]]:
+    """`validate(params, stats, places, images) -> (psnr, ssim)`, of each image, uint8.
 
-    Both are of the luma, `border` pixels from the edge on, rounded to 8 bits.
+    Both are of the luma, `border` pixels from the edge on, rounded to 8 bits. A place
+    is the image's among all that are judged, by which it is degraded.
     """
 
     def one(params, stats, photo):
@@ -190,9 +203,8 @@ def make_validate(
         return jnp.minimum(psnr, MOST_DB), image_metrics.ssim(out, truth, **options)[0]
 
     @jax.jit
-    def validate(params, stats, images):
-        photos = (jnp.arange(len(images)), images)
-        return jax.lax.map(partial(one, params, stats), photos)
+    def validate(params, stats, places, images):
+        return jax.lax.map(partial(one, params, stats), (places, images))
 
     return validate
 
@@ -247,13 +259,19 @@ def _architecture(file: Path) -> str | None:
     return weights.read_safetensors(file)[1].get("architecture")
 
 
-def stacks(images: Sequence[np.ndarray], *, scale: int) -> list[np.ndarray]:
-    """The centres of photographs, uint8 `(n, side, side, 3)` for each of few sides."""
+def stacks(
+    images: Sequence[np.ndarray], *, scale: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The centres of photographs, `(places, squares)` for each of few sides.
+
+    Places among the images, int32 `(n,)`; uint8 `(n, side, side, 3)`.
+    """
     squares = [centre_square(image, scale=scale) for image in images]
-    sides = sorted({len(square) for square in squares})
+    sides = np.array([len(square) for square in squares], np.int32)
+    places = [np.flatnonzero(sides == side) for side in np.unique(sides)]
     return [
-        np.stack([square for square in squares if len(square) == side])
-        for side in sides
+        (group.astype(np.int32), np.stack([squares[place] for place in group]))
+        for group in places
     ]
 
 
