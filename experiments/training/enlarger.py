@@ -118,7 +118,7 @@ def make_enlarger_training(
     pairs = _pairs(recipe, model)
     validate = make_validate(layout.gathered(exact), pairs, border=model.scale)
     squares = [
-        tuple(parallel.place(part, whole) for part in stack)
+        parallel.place(stack, whole)
         for stack in stacks([photo.image for photo in photos.val], scale=model.scale)
     ]
 
