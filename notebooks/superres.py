@@ -213,9 +213,9 @@ bicubic = small.resize(large.size, Picture.Resampling.BICUBIC)
 pictures = [bicubic, large, Picture.open(shipped[0])]
 middles = []
 for picture in pictures:
-    left, top = (max(0, side // 2 - 192) for side in picture.size)
-    middle = picture.convert("RGB").crop((left, top, left + 384, top + 384))
-    middles.append(np.asarray(middle) / 255)
+    pixels = np.asarray(picture.convert("RGB")) / 255
+    top, left = (max(0, side // 2 - 192) for side in pixels.shape[:2])
+    middles.append(pixels[top : top + 384, left : left + 384])
 titles = ["bicubic", f"{MODEL}, {EPOCHS} epochs", "light, as it comes along"]
 show(middles, titles, columns=3, side=3.6)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import gpu, results, trace
+from benchmarks import gpu, gpu_program, results, trace
 from benchmarks.nets import NETS
 from benchmarks.program import Machine, Options, Table
 from benchmarks.train_step import MODES
@@ -126,3 +126,33 @@ def test_compiled_peers_compute_what_eager_does(mode):
         expected = peers._compiled(model, None)(images)
         found = peers._compiled(model, mode)(images)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+PROGRAM = """
+%fused (a: f32[2]) -> f32[2] {
+  %a = f32[2]{0} parameter(0), metadata={op_name="one"}
+  ROOT %b = f32[2]{0} add(%a, %a), metadata={op_name="two"}
+}
+
+%fused.1 (c: f32[2]) -> f32[2] {
+  %c = f32[2]{0} parameter(0)
+  ROOT %d = f32[2]{0} add(%c, %c)
+}
+
+ENTRY %main {
+  %x = bf16[8,4,4,3]{3,2,1,0} parameter(0)
+  %w = bf16[3,3,3,6]{3,2,1,0} parameter(1)
+  %conv.1 = (bf16[8,4,4,6]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), window={size=3x3}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="one"}
+  %conv.2 = (bf16[8,4,4,6]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), window={size=3x3}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward", metadata={op_name="two"}
+  %conv.3 = (bf16[8,2,2,6]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), window={size=3x3 stride=2x2}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward"
+  %f = f32[2]{0} fusion(%y), kind=kLoop, calls=%fused
+  ROOT %g = f32[2]{0} fusion(%f), kind=kLoop, calls=%fused.1
+}
+"""  # noqa: E501
+
+
+def test_what_repeats_in_a_gpus_program_is_told_by_what_it_is():
+    convolutions = gpu_program._convolutions(PROGRAM)
+    assert len(convolutions) == 3 and len(set(convolutions)) == 2
+    fusions = gpu_program._fusions(PROGRAM)
+    assert len(fusions) == 2 and len(set(fusions)) == 1

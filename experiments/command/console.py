@@ -91,7 +91,9 @@ class Console:
     def __init__(self):
         output = cast(IO[str], _Output())
         # What is said is text: names have brackets and colons, and mean no markup.
-        # A notebook gets plain text too, whose long lines it breaks, and colours.
+        # A notebook gets lines of text too, which it breaks, with colours but no bar:
+        # it claims to be a terminal, and has no line to write over.
+        in_notebook = "ipykernel" in sys.modules
         self._terminal = _Terminal(
             file=output,
             highlight=False,
@@ -99,7 +101,8 @@ class Console:
             markup=False,
             emoji=False,
             force_jupyter=False,
-            color_system="standard" if "ipykernel" in sys.modules else "auto",
+            force_terminal=False if in_notebook else None,
+            color_system="standard" if in_notebook else "auto",
         )
         self._last_line = time.monotonic()
 

@@ -44,6 +44,19 @@ def test_name_is_shown_and_does_nothing(name, shown, capsys):
     assert err == f"error: {shown}\n"
 
 
+def test_notebook_gets_plain_lines_in_colour_and_no_bar(monkeypatch, capsys):
+    """It claims to be a terminal, and each refresh of a bar would be a line."""
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    console = Console()
+    with console.progress("training") as show:
+        for done in range(9):
+            show("training", done, 9, "")
+    console.say("x" * 200)
+    console.say("careful", style="yellow")
+    assert capsys.readouterr().out == "x" * 200 + "\n\x1b[33mcareful\x1b[0m\n"
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_progress_shows_any_name(encoding, monkeypatch):
     data = io.BytesIO()
