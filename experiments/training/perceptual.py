@@ -121,6 +121,13 @@ def make_relative(perceptual: Perceptual, images: Sequence[np.ndarray]) -> Perce
     return replace(perceptual, layers=layers)
 
 
+def without_grid(loss: Perceptual) -> Perceptual:
+    """The loss to train by, with VGG's maxima as means; see `make_perceptual`."""
+    return perceptual.make_perceptual(
+        loss.params, layers=dict(loss.layers), pooling="mean"
+    )
+
+
 def make_distance(
     perceptual: Perceptual,
 ) -> Callable[[Sequence[np.ndarray], np.ndarray], list[float]]:
