@@ -69,9 +69,10 @@ def absolute(out: Array, target: Array) -> Array:
 def _errors(out: Array, target: Array) -> tuple[Array, Array]:
     """Of the luma, `(n, h, w, 1)`, and of the colours, red less luma say."""
     error = out - target
-    luma = sum(
+    parts = [
         error[..., i : i + 1] * (share / sum(LUMA)) for i, share in enumerate(LUMA)
-    )
+    ]
+    luma = parts[0] + parts[1] + parts[2]
     return luma, error - luma
 
 
