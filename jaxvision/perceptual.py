@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxvision import models
+from jaxvision import models, ops
 from jaxvision.functional import functionalize
 from jaxvision.models.vgg import DEPTHS
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -44,6 +45,10 @@ def _nodes() -> dict[str, str]:
 
 NODES = _nodes()
 """`conv2_2` is before the ReLU, `relu2_2` after it; `pool2` is after the max-pool."""
+POOLS = tuple(
+    int(path.rpartition(".")[2]) for name, path in NODES.items() if "pool" in name
+)
+"""Their places in `features`."""
 
 
 @partial(
@@ -112,6 +117,7 @@ def make_perceptual(
     layers: Mapping[str, float],
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
+    pooling: Literal["max", "mean"] = "max",
 ) -> Perceptual:
     """The perceptual loss of VGG16's `params` at `layers`.
 
@@ -122,6 +128,9 @@ def make_perceptual(
         ones of `NODES` (`relu2_2`).
       mean: per channel, what the network's training subtracted.
       std: likewise, what it divided by.
+      pooling: max is VGG's own. Images that are trained by it learn a fine grid, which
+        raises the largest of four features as much as true details do; of mean there is
+        hardly any. As in Gatys et al., 2016, doi:10.1109/CVPR.2016.265.
 
     Raises:
       ValueError: there is no such layer, no layer at all or a negative weight, or
@@ -134,6 +143,10 @@ def make_perceptual(
         )
     nodes = list(dict.fromkeys(map(node, layers)))
     vgg = models.cut(models.abstract("vgg16"), layers=nodes)
+    if pooling == "mean":
+        average = partial(ops.avg_pool, window=2, stride=2)
+        for index in POOLS:
+            vgg.features[index] = average
     apply, wanted, _ = functionalize(vgg, forward=models.capture(nodes))
     chosen = jax.tree_util.tree_map_with_path(partial(_leaf, params), wanted)
     weights = tuple((layer, float(weight)) for layer, weight in layers.items())

@@ -27,9 +27,11 @@ def photos(dtype="float32", *, shape=SHAPE):
     return images.astype(dtype), targets.astype(dtype)
 
 
-def perceptual(dtype="float32", layers=LAYERS):
+def perceptual(dtype="float32", layers=LAYERS, pooling="max"):
     return make_perceptual(
-        vgg16_params(random_state(7, dtype=dtype), layers=layers), layers=layers
+        vgg16_params(random_state(7, dtype=dtype), layers=layers),
+        layers=layers,
+        pooling=pooling,
     )
 
 
@@ -61,17 +63,20 @@ def torch_loss(layers, images, targets, weights):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-9), ("float32", 1e-5)])
-def test_value_and_gradient_equal_torchs(dtype, tolerance, request):
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("pooling", ["max", "mean"])
+def test_value_and_gradient_equal_torchs(dtype, tolerance, pooling, request):
+    torch = pytest.importorskip("torch")
     if dtype == "float64":
         request.getfixturevalue("float64")
     images, targets = photos(dtype)
     layers = torch_layers(random_state(7, dtype=dtype), 8)
+    if pooling == "mean":
+        layers[4] = torch.nn.AvgPool2d(2)
     expected, gradient = torch_loss(
         layers, images, targets, [(2, 0.3), (8, 1.0), (4, 0.2)]
     )
     step = jax.jit(jax.value_and_grad(loss, argnums=1))
-    ours, our_gradient = step(perceptual(dtype), images, targets)
+    ours, our_gradient = step(perceptual(dtype, pooling=pooling), images, targets)
     assert ours.dtype == dtype
     np.testing.assert_allclose(ours, expected, rtol=tolerance)
     off = np.abs(our_gradient - gradient).max() / np.abs(gradient).max()

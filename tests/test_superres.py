@@ -6,9 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 from PIL import Image, ImageFilter
 from safetensors.numpy import save_file
 
@@ -18,9 +21,12 @@ from experiments.inference.enlarger import load_model, make_enlarger
 from experiments.runs import judging
 from experiments.runs.judging import measure
 from experiments.superres import Config
+from experiments.training.enlarger import EnlargerRecipe
 from experiments.training.perceptual import COLOUR, absolute, squared
-from jaxvision import checkpoint, image_metrics
+from jaxvision import checkpoint, image_metrics, models
+from jaxvision.data.pairs import enlarge, reduce
 from jaxvision.data.pieces import Whole
+from jaxvision.functional import functionalize
 from jaxvision.image_metrics import LUMA
 from jaxvision.optim import Optim
 from jaxvision.preprocess import to_float
@@ -253,12 +259,34 @@ def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path
     [("srcnn_955", 6), ("srcnn_915", 5), ("srcnn_955_x3", 5), ("light_x4", 8)],
 )
 def test_halo_is_the_reach_of_the_layers_and_the_bicubic(name, halo):
-    from flax import nnx
-
-    from jaxvision import models
-
     model: Any = models.create(name, rngs=nnx.Rngs(0))
     assert make_enlarger(model).halo == halo
+
+
+def test_srcnn_keeps_its_filters_at_the_learning_rate_of_the_recipe():
+    """Seen uncentred, brightness moves all filters alike until hardly one is left."""
+    pixels = np.stack([np.asarray(texture(32, 32, seed)) for seed in range(4)])
+    target = to_float(jnp.asarray(pixels))
+    image = enlarge(reduce(target, scale=2), scale=2)
+    model = models.create("srcnn_915_residual", rngs=nnx.Rngs(0))
+    apply, params, stats = functionalize(model)
+    tx = optax.adam(EnlargerRecipe().optim.lr)
+
+    def loss(params):
+        return squared(apply(params, stats, image)[0], target)
+
+    @jax.jit
+    def train(params):
+        def step(carry, _):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(gradient, state)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, tx.init(params)), None, length=100)[1]
+
+    losses = train(params)
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.slow  # the loop's own tests have it by default

@@ -20,7 +20,12 @@ from experiments.command import limits
 from experiments.command.limits import at_least, limited
 from experiments.command.options import UsageError, check_alike
 from experiments.inference.enlarger import MOST_DB
-from experiments.training.perceptual import absolute, make_loss, squared
+from experiments.training.perceptual import (
+    absolute,
+    make_loss,
+    squared,
+    without_grid,
+)
 from experiments.training.recipe import Recipe
 from experiments.training.training import (
     Start,
@@ -110,7 +115,7 @@ def make_enlarger_training(
     layout = make_layout(recipe)
     whole = parallel.replicated(layout.mesh)
     error, _, features = recipe.loss.partition("+")
-    used = perceptual if features else None
+    used = without_grid(perceptual) if features and perceptual else None
     model = start.model
     assert isinstance(model, Enlarger)
     # In full precision, whatever the training computes in.

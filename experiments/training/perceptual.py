@@ -69,9 +69,10 @@ def absolute(out: Array, target: Array) -> Array:
 def _errors(out: Array, target: Array) -> tuple[Array, Array]:
     """Of the luma, `(n, h, w, 1)`, and of the colours, red less luma say."""
     error = out - target
-    luma = sum(
+    parts = [
         error[..., i : i + 1] * (share / sum(LUMA)) for i, share in enumerate(LUMA)
-    )
+    ]
+    luma = parts[0] + parts[1] + parts[2]
     return luma, error - luma
 
 
@@ -119,6 +120,13 @@ def make_relative(perceptual: Perceptual, images: Sequence[np.ndarray]) -> Perce
         for name, _ in perceptual.layers
     )
     return replace(perceptual, layers=layers)
+
+
+def without_grid(loss: Perceptual) -> Perceptual:
+    """The loss to train by, with VGG's maxima as means; see `make_perceptual`."""
+    return perceptual.make_perceptual(
+        loss.params, layers=dict(loss.layers), pooling="mean"
+    )
 
 
 def make_distance(

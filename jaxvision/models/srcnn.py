@@ -17,7 +17,9 @@ class SRCNN(Enlarger):
     """Images `(n, h, w, 3)` in [0, 1], already of the final size, to better ones.
 
     The borders are padded with zeros, so that the output is as large as the input. It
-    is not clipped. With `residual` the layers compute what is added to the input.
+    is not clipped. With `residual` the layers compute what is added to the input, of
+    which they see how far it is from a middle grey: of brightness alone the first steps
+    of a training would move all its filters alike, until none gives anything.
     """
 
     smallest = 1
@@ -36,7 +38,8 @@ class SRCNN(Enlarger):
             raise ValueError(
                 f"SRCNN takes RGB images of shape (n, h, w, 3), got {x.shape}"
             )
-        y = self.conv3(nnx.relu(self.conv2(nnx.relu(self.conv1(x)))))
+        seen = x - 0.5 if self.residual else x
+        y = self.conv3(nnx.relu(self.conv2(nnx.relu(self.conv1(seen)))))
         return x + y if self.residual else y
 
 
