@@ -1,4 +1,4 @@
-// oneDNN's float32 convolutions as XLA FFI targets for the CPU.
+// oneDNN's convolutions, float32 and bfloat16, as XLA FFI targets for the CPU.
 //
 // Images are NHWC, kernels HWIO, both dense. A grouped kernel is (h, w, i, g * o): oneDNN
 // sees it as (g, o, i, h, w) through its strides, and reorders it into the layout that
@@ -31,7 +31,7 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-using Buffer = ffi::Buffer<ffi::F32>;
+using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<Buffer>;
 using Dims = dnnl::memory::dims;
 using Desc = dnnl::memory::desc;
@@ -43,10 +43,12 @@ constexpr size_t kGeometry = 9;
 constexpr size_t kCached = 1024;
 constexpr size_t kRoom = 8 << 20;
 
-using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry>;
+// Kind, three shapes, geometry, element type.
+using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry + 1>;
 
 struct Tensor {
   void* data;
+  ffi::DataType type;
   ffi::Span<const int64_t> dims;
 };
 
@@ -82,19 +84,20 @@ class Convolution {
   Convolution(const dnnl::engine& engine, const Key& key) : kind_(Kind(key[0])) {
     const int64_t *x = &key[1], *w = &key[5], *y = &key[9], *g = &key[13];
     const int64_t groups = g[8], cin = w[2], cout = w[3] / groups;
-    const auto f32 = dnnl::memory::data_type::f32;
+    const auto type = ffi::DataType(key[22]) == ffi::BF16 ? dnnl::memory::data_type::bf16
+                                                          : dnnl::memory::data_type::f32;
     const auto nhwc = dnnl::memory::format_tag::nhwc;
     const auto any = dnnl::memory::format_tag::any;
-    source_ = Desc({x[0], x[3], x[1], x[2]}, f32, nhwc);
-    target_ = Desc({y[0], y[3], y[1], y[2]}, f32, nhwc);
+    source_ = Desc({x[0], x[3], x[1], x[2]}, type, nhwc);
+    target_ = Desc({y[0], y[3], y[1], y[2]}, type, nhwc);
     Dims dims{cout, cin, w[0], w[1]};
     Dims strides{1, w[3], w[1] * cin * w[3], cin * w[3]};
     if (groups > 1) {
       dims.insert(dims.begin(), groups);
       strides.insert(strides.begin(), cout);
     }
-    kernel_ = Desc(dims, f32, strides);
-    const Desc free(dims, f32, any);
+    kernel_ = Desc(dims, type, strides);
+    const Desc free(dims, type, any);
     const Dims step{g[0], g[1]}, low{g[2], g[4]}, high{g[3], g[5]};
     const Dims dilation{g[6] - 1, g[7] - 1};
     const auto algorithm = dnnl::algorithm::convolution_direct;
@@ -257,6 +260,12 @@ class Session {
   std::map<Key, std::list<std::pair<Key, Convolution>>::iterator> where_;
 };
 
+// oneDNN's enumeration is a set of bits: each instruction set has those it includes.
+bool HasBfloat16() {
+  const int needed = int(dnnl::cpu_isa::avx512_core_bf16);
+  return (int(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
 // A wrong shape would have oneDNN read past a buffer: everything is checked first.
 ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tensor w,
                     Tensor y) {
@@ -273,6 +282,10 @@ ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tens
       }
     }
     for (const int64_t value : geometry) key[next++] = value;
+    Check(x.type == ffi::F32 || (x.type == ffi::BF16 && HasBfloat16()),
+          "computes in float32, and in bfloat16 where the processor does");
+    Check(x.type == w.type && x.type == y.type, "operands and result differ in dtype");
+    key[next] = int64_t(x.type);
     const int64_t* g = &key[13];
     const int64_t groups = g[8];
     Check(g[0] > 0 && g[1] > 0 && g[6] > 0 && g[7] > 0 && groups > 0,
@@ -298,8 +311,12 @@ ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tens
   }
 }
 
-Tensor Of(Buffer& buffer) { return {buffer.untyped_data(), buffer.dimensions()}; }
-Tensor Of(Result& buffer) { return {buffer->untyped_data(), buffer->dimensions()}; }
+Tensor Of(Buffer& buffer) { 
+  return {buffer.untyped_data(), buffer.element_type(), buffer.dimensions()};
+}
+Tensor Of(Result& buffer) { 
+  return {buffer->untyped_data(), buffer->element_type(), buffer->dimensions()};
+}
 
 ffi::Error Forward(ffi::Span<const int64_t> geometry, Buffer x, Buffer w, Result y) {
   return Convolve(kForward, geometry, Of(x), Of(w), Of(y));
@@ -331,7 +348,7 @@ auto Bind() {
 extern "C" int JaxvisionWarmUp() {
   try {
     const Key key{kForward, 8, 16, 16, 32, 3, 3, 32, 32, 8, 16, 16, 32,
-                  1, 1, 1, 1, 1, 1, 1, 1, 1};
+                  1, 1, 1, 1, 1, 1, 1, 1, 1, int64_t(ffi::F32)};
     std::vector<float> x(8 * 16 * 16 * 32), y(x.size()), w(3 * 3 * 32 * 32);
     for (const Kind kind : {kForward, kInputGradient, kKernelGradient}) {
       Key one = key;
@@ -343,6 +360,10 @@ extern "C" int JaxvisionWarmUp() {
     return 0;
   }
 }
+
+// Whether bfloat16 is multiplied by instructions of its own here; where it is not,
+// oneDNN would have to widen it first.
+extern "C" int JaxvisionHasBfloat16() { return HasBfloat16(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionForward, Forward, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionInputGradient, InputGradient, Bind());

@@ -1,7 +1,7 @@
 """oneDNN's convolutions, through XLA's foreign function interface, on the CPU.
 
 An optional extension, which `jaxvision.ops.build` builds: `available` says whether it
-loads. float32 alone; forward, input
+loads. float32, and bfloat16 on processors that multiply it; forward, input
 gradient and kernel gradient are each other's derivatives, so that any order of
 reverse-mode differentiation works. Where a result has few channels, XLA's convolution
 is two to four times faster than oneDNN's and takes its place.
@@ -39,10 +39,21 @@ TARGETS = {
 }
 
 
+_native = {"float32"}
+
+
 @cache
 def available() -> bool:
     """Whether oneDNN and the extension load here; tried once a process."""
     return not problem()
+
+
+def multiplies(dtype) -> bool:
+    """Whether oneDNN convolves `dtype` here by instructions made for it.
+
+    That is float32 and, on processors with AVX512-BF16 or AMX, bfloat16.
+    """
+    return available() and jnp.dtype(dtype).name in _native
 
 
 @cache
@@ -103,6 +114,8 @@ def _load(library: Path, extension: Path) -> None:
     # A handler built for a newer jaxlib is refused here, and the rules in JAX serve;
     # had XLA's client not started yet, it would be its start that fails.
     jax.devices("cpu")
+    if symbols.JaxvisionHasBfloat16():
+        _native.add("bfloat16")
     for target, symbol in TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(symbols, symbol))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
@@ -121,7 +134,7 @@ def _call(target: str, shape: tuple, geometry: Geometry, a: Array, b: Array) -> 
         np.int64,
     )
     call = jax.ffi.ffi_call(
-        target, jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential"
+        target, jax.ShapeDtypeStruct(shape, a.dtype), vmap_method="sequential"
     )
     return call(a, b, geometry=numbers)
 
@@ -148,13 +161,17 @@ def _few(channels: int, kernel: tuple, geometry: Geometry) -> bool:
 
 
 def convolve(x: Array, w: Array, geometry: Geometry) -> Array:
-    """The convolution of float32 NHWC images by a float32 HWIO kernel.
+    """The convolution of NHWC images by an HWIO kernel, summed in float32.
 
     Raises:
-      ValueError: for another dtype. Shapes are checked when the call runs.
+      ValueError: the two are not of one dtype that `multiplies` has. Shapes are
+        checked when the call runs.
     """
-    if not x.dtype == w.dtype == jnp.float32:
-        raise ValueError(f"oneDNN convolves float32, not {x.dtype} by {w.dtype}")
+    if x.dtype != w.dtype or not multiplies(x.dtype):
+        raise ValueError(
+            f"oneDNN convolves {' and '.join(sorted(_native))} here, not {x.dtype} by "
+            f"{w.dtype}"
+        )
     return _forward(x, w, geometry)
 
 
