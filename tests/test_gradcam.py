@@ -119,6 +119,7 @@ def test_heat_is_enlarged_as_torch_enlarges():
     assert ours[0].max() == 1 and not ours[2].any()
 
 
+@pytest.mark.slow
 def test_every_trunk_ends_in_the_last_map_and_small_images_go_back():
     chosen = {
         "resnet18": ("layer4", "layer2"),

@@ -36,7 +36,9 @@ def frozen_of(name):
     }[name]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)]
+)
 def test_training_the_last_layer_on_its_inputs_equals_training_it_in_the_model(name):
     apply, body, last, params, stats = parts(name)
     tx = optim.make_optimizer(Optim(), 0.1)

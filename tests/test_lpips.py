@@ -80,6 +80,7 @@ def test_distance_equals_the_authors(dtype, tolerance, request, monkeypatch):
     np.testing.assert_allclose(ours, theirs.reshape(-1), rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_places_without_features_have_no_length_and_no_gradient():
     features = jnp.array([[[[3.0, 4.0], [0.0, 0.0]]]])
     unit = lpips._unit(features)

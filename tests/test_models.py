@@ -21,8 +21,9 @@ SLOW = {
     *("resnet34", "resnet101", "resnet152", "wide_resnet101_2"),
     *("resnext101_32x8d", "resnext101_64x4d"),
     *("densenet121", "densenet169", "densenet201"),
+    *("vgg11", "vgg11_bn", "mobilenet_v3_large"),
 }
-TRAINED = {"resnet18", "resnext50_32x4d", "mobilenet_v2"}
+TRAINED = {"resnet18"}
 EVEN = 40
 """Pixels. "SAME" padding equals torch's where a map is odd: there it would not."""
 

@@ -55,6 +55,7 @@ def config(photos, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_last_layer_is_trained_before_all_others(config, capsys):
     """Here the second phase moves nothing: its rate is next to zero."""
     still = Optim(lr=1e-12, weight_decay=0.0)
@@ -110,6 +111,7 @@ def test_mirrored_answers_are_kept_and_predicted_again(config, photos):
             )
 
 
+@pytest.mark.slow
 def test_several_values_make_a_grid_with_one_page(config):
     both = replace(config, augment=("none", "flips"), class_weights=("balanced",))
     numbers = transfer.main(both)

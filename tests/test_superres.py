@@ -208,7 +208,8 @@ def test_finished_run_is_judged_by_more(finished, photos, vgg, monkeypatch):
         superres.main(resumed(folder, "--epochs", "99"))
 
 
-@pytest.mark.parametrize("scale", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [3, 4])
 def test_light_network_learns_any_scale_and_starts_from_another(
     config, photos, tmp_path, scale
 ):
@@ -228,6 +229,12 @@ def test_light_network_learns_any_scale_and_starts_from_another(
     assert model.scale == scale
     with pytest.raises(UsageError, match="give --model light"):
         superres.main(replace(config, init_from=run))
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_light_network_stays_near_bicubic_in_a_few_steps(tmp_path, epochs):
+    numbers = superres.main(Config(epochs=epochs, repeat=1, output=tmp_path))
+    assert numbers["test_psnr"] > numbers["test_psnr_bicubic"] - 0.05
 
 
 def test_start_from_another_run_keeps_what_it_learned(finished, config, tmp_path):

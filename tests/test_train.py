@@ -133,6 +133,7 @@ def test_batch_says_which_images_it_has_and_in_which_epoch():
         np.testing.assert_array_equal(images, data()["image"][order[:20]])
 
 
+@pytest.mark.slow
 def test_runs_of_several_seeds_in_one_program_are_those_of_each():
     """Two epochs, with BatchNorm, dropout and an augmentation by the run's own keys."""
     keys = jax.random.split(KEY, 3)

@@ -159,7 +159,8 @@ def test_model_file_loads_in_pytorch_and_predicts_the_same(finished):
     np.testing.assert_allclose(ours, shares, atol=1e-5)
 
 
-@pytest.mark.parametrize("looks", [pytest.param(4, marks=pytest.mark.slow), 10])
+@pytest.mark.slow
+@pytest.mark.parametrize("looks", [4, 10])
 def test_interrupted_and_resumed_run_has_the_same_bits(
     finished, config, monkeypatch, capsys, tmp_path, looks
 ):

@@ -102,6 +102,7 @@ def test_a_wrong_dtype_is_named():
         verify.run(NAME, weights=None, size=33, dtype="float16")
 
 
+@pytest.mark.slow
 def test_sizes_are_the_smallest_an_even_and_an_odd_one_and_224_for_the_mission():
     assert oracle.default_sizes("vgg16") == (32, 64, 65, 224)
     assert oracle.default_sizes("densenet121") == (29, 64, 65)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -40,6 +40,9 @@ from jaxvision.perceptual import Perceptual
 from jaxvision.preprocess import Preprocessing
 from jaxvision.typing import Apply, Array, Transform, Tree
 
+LEAST_WARMUP = 100
+"""Steps: before Adam knows the size of the gradients, every weight moves by the whole
+learning rate, and a network that begins as bicubic interpolation is soon none."""
 JITTER = {"flips": 0.0, "full": 0.2}
 """Largest change of brightness, contrast and saturation, by `--augment`."""
 ERRORS = {"l1": absolute, "mse": squared}
@@ -72,7 +75,7 @@ class EnlargerRecipe(Recipe):
             name="adam", lr=2e-3, weight_decay=0.0, warmup_epochs=0.25
         )
     )
-    """The optimiser and its schedule."""
+    """The optimiser and its schedule; a warm-up lasts 100 steps at least."""
     ema: float = limited(0.999, limits.share)
     """Decay of the average of the weights that is judged and kept; 0 keeps none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -102,6 +105,7 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
+    recipe = _warmed(recipe, steps=crops // recipe.batch_size)
     fingerprint, judged = _fingerprints(photos)
     mesh = make_mesh(recipe)
     place = partial(parallel.place, sharding=parallel.replicated(mesh))
@@ -154,6 +158,14 @@ def make_enlarger_training(
     size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
     trained = make_trainable(model, recipe, size=size)
     return make_training(task, trained, recipe)
+
+
+def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
+    """The recipe, whose warm-up lasts a few steps in short epochs too, if it has one."""
+    if recipe.optim.warmup_epochs == 0:
+        return recipe
+    epochs = max(recipe.optim.warmup_epochs, LEAST_WARMUP / steps)
+    return replace(recipe, optim=replace(recipe.optim, warmup_epochs=epochs))
 
 
 def _pairs(recipe: EnlargerRecipe, model: Enlarger) -> Transform:

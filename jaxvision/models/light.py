@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jaxvision.image_metrics import to_luma
-from jaxvision.models.init import Init, kaiming_normal, normal, zeros
+from jaxvision.models.init import Init, kaiming_normal, zeros
 from jaxvision.models.layers import Sequential, conv, pixel_shuffle
 from jaxvision.models.network import Enlarger
 from jaxvision.resize import bicubic
@@ -81,7 +81,7 @@ INIT = Init(
     conv_bias=zeros,
     layers={
         "body": Init(conv=near_identity, conv_bias=zeros),
-        # It starts as bicubic interpolation, nearly.
-        "last": Init(conv=normal(1e-3), conv_bias=zeros),
+        # It starts as bicubic interpolation.
+        "last": Init(conv=zeros, conv_bias=zeros),
     },
 )

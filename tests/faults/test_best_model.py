@@ -94,6 +94,7 @@ def test_model_newer_than_its_checkpoint_is_undone(tmp_path):
     assert (tmp_path / MODEL).read_text() == model
 
 
+@pytest.mark.slow
 def test_real_run_without_its_model_resumes_to_the_same(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)
@@ -104,6 +105,7 @@ def test_real_run_without_its_model_resumes_to_the_same(finished, tmp_path):
     assert (folder / MODEL).read_bytes() == (finished[0] / MODEL).read_bytes()
 
 
+@pytest.mark.slow
 def test_model_of_another_accuracy_is_said(finished, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)

@@ -145,6 +145,7 @@ def test_moved_photos_are_accepted_and_noted(begun, images, tmp_path):
     assert yaml.safe_load((begun / "config.yaml").read_text())["data"] == str(moved)
 
 
+@pytest.mark.slow
 def test_moved_photos_of_a_grid_are_looked_at_in_each_run(config, images, tmp_path):
     cifar10.main(replace(config, repeats=2, epochs=1))
     folder = tmp_path / "cifar10" / "1"
