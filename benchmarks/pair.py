@@ -6,6 +6,7 @@ threads can spin. Both have the same environment.
 """
 
 import json
+import math
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -106,6 +108,11 @@ def environment(*, malloc: str, waiting: str) -> dict[str, str]:
     return shared
 
 
+def _left(limit: float, end: float) -> float:
+    """The limit, or what is left until `end` where that is less."""
+    return min(limit, max(0.0, end - time.monotonic()))
+
+
 class Worker:
     """A process that runs `benchmarks.worker`; it starts at the first request."""
 
@@ -116,18 +123,19 @@ class Worker:
         self._task: Task | None = None
         self._facts: dict[str, Any] = {}
 
-    def prepare(self, task: Task) -> dict[str, Any]:
+    def prepare(self, task: Task, *, end: float = math.inf) -> dict[str, Any]:
         """Prepares a case, unless it is the one at hand, and returns its facts."""
         if task != self._task:
             self._task = None
             request = {"prepare": task.function, "arguments": task.arguments}
-            self._facts = self._ask(request, limit=PREPARE_LIMIT)["facts"]
+            limit = _left(PREPARE_LIMIT, end)
+            self._facts = self._ask(request, limit=limit)["facts"]
             self._task = task
         return self._facts
 
-    def measure(self, calls: int) -> Timing:
+    def measure(self, calls: int, *, end: float = math.inf) -> Timing:
         """Times `calls` calls of the case."""
-        answer = self._ask({"calls": calls}, limit=BLOCK_LIMIT)
+        answer = self._ask({"calls": calls}, limit=_left(BLOCK_LIMIT, end))
         return Timing(answer["wall"], answer["cpu"])
 
     def close(self) -> None:
@@ -194,6 +202,46 @@ class Worker:
         return f"the process ended with exit code {code}{said}"
 
 
+class Side(NamedTuple):
+    """Somebody who takes turns; the name is that of its failures."""
+
+    name: str
+    worker: Worker
+    task: Task
+
+
+def take_turns(
+    sides: Sequence[Side], *, plan: Plan, end: float = math.inf
+) -> list[tuple[list[Timing], dict[str, Any]]]:
+    """Prepares all cases and lets them take turns: the timings and facts of each.
+
+    Raises:
+      WorkerError: a side failed, or was not done by `end` of the monotonic clock; the
+        message names it.
+    """
+
+    def ask(side: Side, function: Callable, *arguments: Any) -> Any:
+        try:
+            return function(*arguments, end=end)
+        except WorkerError as error:
+            raise WorkerError(f"{side.name}: {error}") from error
+
+    found: list[tuple[list[Timing], dict[str, Any]]] = []
+    calls = []
+    for side in sides:
+        found.append(([], ask(side, side.worker.prepare, side.task)))
+        # The first may compile once more, for what it was given back.
+        once = min(ask(side, side.worker.measure, 1).wall for _ in range(2))
+        calls.append(max(1, round(plan.seconds / max(once, 1e-7))))
+    begun = time.monotonic()
+    for done in range(plan.pairs):
+        if done >= ENOUGH_PAIRS and time.monotonic() - begun > plan.limit:
+            break
+        for side, (timings, _), count in zip(sides, found, calls, strict=True):
+            timings.append(ask(side, side.worker.measure, count))
+    return found
+
+
 class Pair:
     """A worker for each side, for cases one after the other; a context manager."""
 
@@ -213,26 +261,9 @@ class Pair:
         Raises:
           WorkerError: a side failed; the message names it.
         """
-        facts, calls = [], []
-        for name, worker, task in self._sides(ours, peer):
-            try:
-                facts.append(worker.prepare(task))
-                # The first may compile once more, for what it was given back.
-                once = min(worker.measure(1).wall for _ in range(2))
-            except WorkerError as error:
-                raise WorkerError(f"{name}: {error}") from error
-            calls.append(max(1, round(plan.seconds / max(once, 1e-7))))
-        timings: tuple[list[Timing], list[Timing]] = ([], [])
-        begun = time.monotonic()
-        for done in range(plan.pairs):
-            if done >= ENOUGH_PAIRS and time.monotonic() - begun > plan.limit:
-                break
-            for side, (name, worker, _) in enumerate(self._sides(ours, peer)):
-                try:
-                    timings[side].append(worker.measure(calls[side]))
-                except WorkerError as error:
-                    raise WorkerError(f"{name}: {error}") from error
-        return Comparison(*timings, *facts)
-
-    def _sides(self, ours: Task, peer: Task):
-        return ("ours", self._ours, ours), ("peer", self._peer, peer)
+        sides = (
+            Side("ours", self._ours, ours),
+            Side("peer", self._peer, peer),
+        )
+        (mine, my_facts), (other, other_facts) = take_turns(sides, plan=plan)
+        return Comparison(mine, other, my_facts, other_facts)

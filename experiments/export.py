@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from experiments.runs.model_card import Proof, model_card
 from jaxvision.data import image_files
 from jaxvision.data.squares import read_crops
 from jaxvision.files import atomic_folder, write_text
+from jaxvision.multilabel import mean_average_precision
 
 MODULE = "experiments.export"
 BOUND = 1e-4
@@ -75,18 +76,13 @@ def main(config: Config) -> dict[str, float]:
             f"--quantize {config.quantize}: only --to onnx has such a form"
         )
     bundle = open_model(config.run)
-    if bundle.certainty.label_thresholds:
-        raise UsageError(
-            f"{config.run} gives a photo several labels, and an export gives one: use "
-            "predict, or take the weights alone by python -m converters export"
-        )
     check_installed(form)
     target = _target(config)
     with tempfile.TemporaryDirectory() as scratch:
         photos = (
             run_photos(config.run, bundle, Path(scratch))
             if config.check is None
-            else given_photos(config.check, bundle.classes)
+            else given_photos(config.check, bundle)
         )
         console.say(f"checking on {len(photos.paths)} photos: {photos.source}")
         own, photos = _own(bundle, photos)
@@ -94,7 +90,15 @@ def main(config: Config) -> dict[str, float]:
             about = write_model(folder, form, bundle)
             notes = _quantize(config, folder, bundle, photos, console)
             theirs, seconds = _in_a_process(folder, photos, bundle.classes)
-            proof = _compare(config, photos, own, theirs, seconds)
+            _check(config, own, theirs)
+            proof = Proof(
+                photos=len(own),
+                source=photos.source,
+                bound=None if config.quantize else BOUND,
+                difference=float(np.abs(own - theirs).max()),
+                seconds=seconds,
+                **_agreement(bundle, photos.labels, own, theirs),
+            )
             size = (folder / FORMATS[form].file).stat().st_size
             card = model_card(
                 about,
@@ -112,9 +116,9 @@ def main(config: Config) -> dict[str, float]:
         f"probabilities differ by {proof.difference:.1e} at most, "
         f"{proof.other_labels} of {proof.photos} labels"
         + (
-            f"; accuracy {proof.accuracy:.2%}, of the run's model "
-            f"{proof.own_accuracy:.2%}"
-            if proof.accuracy is not None
+            f"; {proof.measure} {proof.score:.2%}, of the run's model "
+            f"{proof.own_score:.2%}"
+            if proof.score is not None
             else ""
         )
     )
@@ -166,6 +170,7 @@ def _own(bundle: Bundle, photos: Photos) -> tuple[np.ndarray, Photos]:
         [image_files.file_photo(path) for path in photos.paths],
         resize=size.resize,
         crop=size.crop,
+        fit=size.fit,
     )
     photos = photos.without(bad)
     if not photos.paths:
@@ -224,37 +229,39 @@ def _in_a_process(
     return np.array([row[-len(classes) :] for row in rows], np.float64), seconds
 
 
-def _compare(
-    config: Config,
-    photos: Photos,
-    own: np.ndarray,
-    theirs: np.ndarray,
-    seconds: float,
-) -> Proof:
-    """What the comparison says.
-
-    Raises:
-      RunError: the export is not the same model.
-    """
+def _check(config: Config, own: np.ndarray, theirs: np.ndarray) -> None:
+    """Raises RunError where the export is not the same model."""
     difference = float(np.abs(own - theirs).max())
     if not np.isfinite(theirs).all() or (not config.quantize and difference > BOUND):
         raise RunError(
             f"the export's probabilities differ by {difference:.1e} from the run's, "
             f"more than {BOUND:g}: nothing is written"
         )
-    labels = photos.labels
-    return Proof(
-        photos=len(own),
-        source=photos.source,
-        bound=None if config.quantize else BOUND,
-        difference=difference,
-        other_labels=int((own.argmax(1) != theirs.argmax(1)).sum()),
-        accuracy=None if labels is None else float((theirs.argmax(1) == labels).mean()),
-        own_accuracy=None
-        if labels is None
-        else float((own.argmax(1) == labels).mean()),
-        seconds=seconds,
-    )
+
+
+def _agreement(
+    bundle: Bundle, labels: np.ndarray | None, own: np.ndarray, theirs: np.ndarray
+) -> dict[str, Any]:
+    """Whether both say the same of the photos, and how right they are, for `Proof`.
+
+    By the class that is likeliest; of several labels, by those that reach their
+    thresholds and by the mean average precision.
+    """
+    limits = bundle.certainty.label_thresholds
+    if limits:
+        said = [table >= np.asarray(limits) for table in (own, theirs)]
+        measure, score = "mean average precision", mean_average_precision
+    else:
+        said = [table.argmax(1, keepdims=True) for table in (own, theirs)]
+        measure, score = "accuracy", _accuracy
+    found = {"other_labels": int((said[0] != said[1]).any(1).sum()), "measure": measure}
+    if labels is None or (limits and not labels.any()):
+        return found
+    return found | {"own_score": score(labels, own), "score": score(labels, theirs)}
+
+
+def _accuracy(labels: np.ndarray, table: np.ndarray) -> float:
+    return float((table.argmax(1) == labels).mean())
 
 
 def _options(run: Path) -> dict:

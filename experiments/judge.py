@@ -1,19 +1,25 @@
 """Judges trained networks that enlarge photographs, as the papers do.
 
 python -m experiments.judge Set5 Set14
-python -m experiments.judge Set5 Set14 --model RUN
+python -m experiments.judge Set5 Set14 --model light RUN --scale 2 --picture FILE.png
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from experiments.command import limits
 from experiments.command.console import Console
+from experiments.command.limits import check_limits, limited
 from experiments.command.options import UsageError, run_cli
 from experiments.inference.enlarger import make_enlarger
 from experiments.inference.trained import open_network, scales
-from experiments.runs.enlarger_outputs import (
+from experiments.pages.enlargements import draw_enlargements
+from experiments.runs.judging import (
+    Distance,
     flat,
     judge,
     make_table,
@@ -22,27 +28,43 @@ from experiments.runs.enlarger_outputs import (
     protocol,
 )
 from experiments.training.data import fetch_data
+from experiments.training.perceptual import (
+    MEASURED,
+    make_distance,
+    make_relative,
+    open_perceptual,
+)
+from jaxvision.data.pieces import Whole, centre_square
 
 MODULE = "experiments.judge"
 
 
 @dataclass(frozen=True)
 class Config:
-    """Judges a trained network beside bicubic by photographs of one's own.
+    """Judges trained networks beside bicubic by photographs of one's own.
 
     Each is reduced by PIL's bicubic, enlarged again, and compared with what it was.
     """
 
     photos: Annotated[Positional[tuple[str, ...]], arg(metavar="FOLDER...")] = ()
     """Folders of images, or demo: a set each."""
-    model: str = "light"
-    """light, which comes with the program; or the folder of a run of
-    experiments.superres, or its model.safetensors."""
+    model: tuple[str, ...] = limited(("light",), limits.given)
+    """Names of networks that come with the program (light, ...), folders of runs of
+    experiments.superres, or their model.safetensors: beside each other."""
     scale: tuple[Literal[1, 2, 3, 4], ...] = ()
-    """How many times larger; by default every scale that the model comes for."""
+    """How many times larger; by default every scale that the models come for."""
     degrade: Literal["bicubic", "web", "camera"] = "bicubic"
     """What becomes of the photographs beside their reduction, as in
     experiments.superres; then non-local means, before bicubic, are judged too."""
+    vgg: str | None = None
+    """VGG16's weights, as in experiments.superres: gives the perceptual distance of
+    relu2_2 as well."""
+    picture: Path | None = None
+    """A PNG file to draw some of the photographs into, by every method."""
+
+    def __post_init__(self):
+        """Raises ValueError, with the option's name, for a value without a meaning."""
+        check_limits(self)
 
 
 def main(config: Config) -> dict[int, dict[str, float]]:
@@ -50,6 +72,7 @@ def main(config: Config) -> dict[int, dict[str, float]]:
 
     Raises:
       UsageError: an option is wrong, or an image cannot be used.
+      RunError: VGG16's weights could not be had.
     """
     if not config.photos:
         raise UsageError("name the folders of images to judge by")
@@ -57,22 +80,59 @@ def main(config: Config) -> dict[int, dict[str, float]]:
     for spec in config.photos:
         fetch_data(spec, console=console, where="FOLDER")
     results = {}
-    for scale in config.scale or scales(config.model):
-        enlarger = make_enlarger(open_network(config.model, scale=scale))
+    for scale in _scales(config):
+        enlargers = {
+            name: make_enlarger(open_network(name, scale=scale))
+            for name in config.model
+        }
         groups = open_benchmarks(config.photos, scale=scale, option="FOLDER")
-        rows, _ = judge(
-            enlarger,
+        rows, examples = judge(
+            enlargers,
             groups,
-            distance=None,
+            distance=_distance(config, groups, console=console),
             degradation=config.degrade,
             console=console,
         )
         means = means_of(rows)
         said = protocol(scale, config.degrade)
-        console.say(f"{config.model}, {scale} times the size; {said}")
+        console.say(f"{', '.join(config.model)}, {scale} times the size; {said}")
         console.table(make_table(groups, means))
-        results[scale] = flat(means)
+        if config.picture is not None:
+            draw_enlargements(examples, config.picture, protocol=said, scale=scale)
+        results[scale] = flat(means, model=config.model[0])
     return results
+
+
+def _scales(config: Config) -> tuple[int, ...]:
+    """The scales to judge.
+
+    Raises:
+      UsageError: there is none that all models come for, or too many for a picture.
+    """
+    if len(set(config.model)) < len(config.model):
+        raise UsageError("--model names one of them twice")
+    common = set.intersection(*(set(scales(name)) for name in config.model))
+    chosen = config.scale or tuple(sorted(common))
+    if not chosen:
+        raise UsageError("--model: these networks are for different scales")
+    if config.picture is not None:
+        if len(chosen) > 1:
+            raise UsageError("--picture is of one scale: give --scale")
+        if not config.picture.absolute().parent.is_dir():
+            raise UsageError(f"--picture {config.picture}: no such folder")
+    return chosen
+
+
+def _distance(
+    config: Config, groups: Mapping[str, Sequence[Whole]], *, console: Console
+) -> Distance | None:
+    """The perceptual distance, in units of the features of the photographs' own."""
+    if config.vgg is None:
+        return None
+    photos = [photo for group in groups.values() for photo in group]
+    squares = [centre_square(photo.image) for photo in photos[:MEASURED]]
+    perceptual = open_perceptual(config.vgg, ("relu2_2",), console=console)
+    return make_distance(make_relative(perceptual, squares))
 
 
 if __name__ == "__main__":

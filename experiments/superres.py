@@ -25,8 +25,9 @@ from experiments.command.options import (
 )
 from experiments.command.signals import interrupted, stop_on_signals
 from experiments.inference.enlarger import find_network, load_model, make_enlarger
+from experiments.inference.trained import trained_file
 from experiments.pages.page import About
-from experiments.runs.enlarger_outputs import open_benchmarks, write_outputs
+from experiments.runs.enlarger_outputs import write_outputs
 from experiments.runs.folder import (
     data_notes,
     new_run,
@@ -36,6 +37,7 @@ from experiments.runs.folder import (
     with_data,
     write_skipped,
 )
+from experiments.runs.judging import open_benchmarks
 from experiments.runs.writer import one_writer
 from experiments.training.data import fetch_data
 from experiments.training.enlarger import (
@@ -73,8 +75,9 @@ class Subject:
     """How many times larger it makes photographs; 1, with --degrade, cleans them."""
     data: Annotated[tuple[str, ...], arg(help=DATA)] = limited(("demo",), limits.given)
     init_from: Path | None = None
-    """Start from the model of another run: its folder, or a .safetensors or .pth
-    file. Of another scale it takes the layers that have the same shape."""
+    """Start from the model of another run: its folder, a .safetensors or .pth file, or
+    the name of one that comes with the program (light). Of another scale it takes the
+    layers that have the same shape."""
     vgg: str | None = None
     """VGG16's weights: imagenet, or a .pth or .safetensors file, which may hold the
     first layers alone. Where given, results have the perceptual distance as well."""
@@ -171,7 +174,9 @@ def main(config: Config) -> dict[str, float]:
         squares = [centre_square(photo.image) for photo in photos.val]
         features = make_relative(features, squares[:MEASURED])
     begun = folder is not None and bool(checkpoint.steps(folder / "checkpoints"))
-    start = build(config.model, config.init_from, seed=config.seed, is_begun=begun)
+    source = config.init_from
+    source = source and (trained_file(str(source), scale=config.scale) or source)
+    start = build(config.model, source, seed=config.seed, is_begun=begun)
     console.say(
         f"{config.model}: {start.source}; {photos.name}: {photos.count} training "
         f"photos, {len(photos.val)} to judge by"

@@ -5,12 +5,13 @@ rest: it takes brackets in a path for a pattern and loses what it saved there, a
 full disk it says a thousand lines.
 """
 
+import itertools
 import logging
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ FAULTS = re.compile(
 )
 """What the system says is wrong, somewhere in what Orbax says."""
 LONGEST = 300
+_together = itertools.count()
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -57,6 +59,40 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
             read.tobytes() != array.tobytes()
         ):
             raise OSError(f"{path} cannot be read: {name} is not what was written")
+
+
+def begin_arrays(path: Path, arrays: dict[str, jax.Array]) -> Callable[[], None]:
+    """Begins to write arrays of which no process has all; all processes call it.
+
+    Each writes what it has into the same new folder `path`, whose name is a number.
+
+    Returns:
+      What waits until all is written, and raises OSError as this does. The arrays may
+      be donated by then.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    args = ocp.args.Composite(state=ocp.args.PyTreeSave(arrays))
+    stack = ExitStack()
+
+    @contextmanager
+    def plainly() -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of any kind, as above
+            raise OSError(f"{path} cannot be written: {reason(error)}") from None
+
+    with plainly():
+        manager = stack.enter_context(_manager(path.parent, together=True))
+        if not manager.save(int(path.name), args=args, force=True):
+            raise OSError("Orbax refuses to")
+
+    def wait() -> None:
+        with plainly(), stack:
+            manager.wait_until_finished()
+
+    return wait
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> Arrays:
@@ -111,8 +147,10 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    """Orbax on one folder, in this process alone, its notes held back.
+def _manager(
+    folder: Path, *, together: bool = False
+) -> Iterator[ocp.CheckpointManager]:
+    """Orbax on one folder, in this process alone or in all, its notes held back.
 
     Its errors are raised; it would write a hundred lines of each to the log, too.
     """
@@ -121,17 +159,29 @@ def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
         return record.levelno == logging.WARNING or "orbax" not in record.pathname
 
     process = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        process, active_processes={process}, barrier_sync_key_prefix=f"only{process}"
-    )
+    if together:
+        processes = ocp.options.MultiprocessingOptions(
+            active_processes=set(range(jax.process_count())),
+            barrier_sync_key_prefix=f"all{next(_together)}",
+        )
+    else:
+        processes = ocp.options.MultiprocessingOptions(
+            process,
+            active_processes={process},
+            barrier_sync_key_prefix=f"only{process}",
+        )
     options = ocp.CheckpointManagerOptions(
-        create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+        create=False,
+        enable_async_checkpointing=together,
+        multiprocessing_options=processes,
     )
     logger = logging.getLogger("absl")
     logger.addFilter(has_news)
     try:
         # Compression would take four times as long and save 8 % of float32 weights.
-        state = ocp.PyTreeCheckpointHandler(use_compression=False)
+        state = ocp.PyTreeCheckpointHandler(
+            use_compression=False, multiprocessing_options=processes
+        )
         with (
             _plain(folder) as plain,
             ocp.CheckpointManager(

@@ -26,6 +26,9 @@ FEWEST = 20
 """Images below which nothing is fitted."""
 MOST = 10_000
 """Images beyond which more would tell nothing new; so many are taken by chance."""
+PARTS = 10
+"""Into which images are divided that are to be judged by what others tell. A tenth
+leaves nearly as many to fit on as the model itself is fitted on."""
 LEVELS = (*(round(0.5 + 0.01 * step, 2) for step in range(50)), 0.995, 0.999)
 """The precisions for which a threshold is sought."""
 
@@ -189,33 +192,33 @@ def tempered(evaluation: Evaluation, temperature: float) -> Evaluation:
 
 
 def cross_fitted(labels: IntVector, probabilities: Table) -> Table:
-    """The probabilities of each half of the images after the other's temperature.
+    """The probabilities of each part of the images after the others' temperature.
 
-    They show what a temperature does to images that it was not fitted on. The halves
-    are drawn by chance, the same each time.
+    They show what a temperature does to images that it was not fitted on. The parts
+    are drawn by chance, the same each time: `PARTS` of them, fewer of very many images.
     """
     truth, given = _checked(labels, probabilities)
     scores, table = _logarithms(given), np.empty(given.shape, np.float64)
-    for half, other in _halves(len(truth)):
-        temperature = fit_temperature(truth[other], scores[other])
-        table[half] = softmax(scores[half] / temperature)
+    for part, others in _parts(len(truth)):
+        temperature = fit_temperature(truth[others], scores[others])
+        table[part] = softmax(scores[part] / temperature)
     return table
 
 
 def cross_judged(
     labels: IntVector, probabilities: Table, *, precision: float
 ) -> Answered:
-    """How each half fares by the temperature and the threshold of the other."""
+    """How each part fares by the temperature and the threshold of the others."""
     truth, table = _checked(labels, probabilities)
     scores, answered, right = _logarithms(table), 0, 0
-    for half, other in _halves(len(truth)):
-        temperature = fit_temperature(truth[other], scores[other])
-        rows = fit_thresholds(truth[other], softmax(scores[other] / temperature))
+    for part, others in _parts(len(truth)):
+        temperature = fit_temperature(truth[others], scores[others])
+        rows = fit_thresholds(truth[others], softmax(scores[others] / temperature))
         limits = [limit for level, limit in rows if level >= precision]
-        shares = softmax(scores[half] / temperature)
+        shares = softmax(scores[part] / temperature)
         given = shares.max(axis=1) >= (limits[0] if limits else math.inf)
         answered += int(given.sum())
-        right += int((shares.argmax(axis=1) == truth[half])[given].sum())
+        right += int((shares.argmax(axis=1) == truth[part])[given].sum())
     return Answered(len(truth), answered, right)
 
 
@@ -241,11 +244,13 @@ def chance_error(
     return float(np.mean(errors) / len(sure))
 
 
-def _halves(count):
-    """Each half beside the other, as indices."""
+def _parts(count):
+    """Each part of so many images beside all others, as indices."""
     order = np.random.default_rng(0).permutation(count)
-    first, second = order[: count // 2], order[count // 2 :]
-    return (first, second), (second, first)
+    # All fits together are to take no longer than one of the most images there are.
+    parts = min(max(MOST // max(count, 1), 2), PARTS)
+    for place in np.array_split(np.arange(count), parts):
+        yield order[place], np.delete(order, place)
 
 
 def _loss(truth, table):

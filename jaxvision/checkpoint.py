@@ -11,12 +11,11 @@ The folder of a step holds `state/` (Orbax), `metadata.json` and `manifest.json`
 
 import json
 import math
-import os
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -24,15 +23,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvision.array_folder import Arrays, read_arrays, reason, write_arrays
-from jaxvision.files import sha256, write_text
-from jaxvision.parallel import place
+from jaxvision import processes
+from jaxvision.array_folder import (
+    Arrays,
+    begin_arrays,
+    read_arrays,
+    reason,
+    write_arrays,
+)
+from jaxvision.files import write_text
+from jaxvision.manifest import MANIFEST, METADATA, find_fault, remove, seal, sync
+from jaxvision.parallel import is_spread, place
 
 Best = tuple[str, Literal["max", "min"]]
 """A number of the metadata and which end of it is the good one."""
 
-MANIFEST = "manifest.json"
-METADATA = "metadata.json"
 STAGING = ".saving"
 SCALARS = (bool, int, float)
 LISTED = 20
@@ -64,7 +69,8 @@ def save(
 
     An existing step of that number is replaced. Older steps go only when the new one is
     in place, so a process killed at any moment leaves the earlier steps as they were.
-    Among several processes the first one writes; arrays must be whole on each process.
+    Among several processes the first one writes; where an array is whole on none of
+    them, each writes what it has, and all have to call it.
 
     Args:
       folder: holds one folder per step; made where it is missing.
@@ -98,22 +104,30 @@ class Saver(AbstractContextManager):
         self._folder, self._keep, self._best = Path(folder).absolute(), keep, best
         self._executor = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
+        self._is_shared = False
 
     def save(self, step: int, tree: Any, *, metadata: Mapping[str, Any]) -> None:
         """Waits for the save before, copies `tree` (it may be donated), and returns."""
         if step < 0:
             raise CheckpointError(f"step must be at least 0, not {step}")
         self.wait()
-        if jax.process_index() != 0:
+        leaves, record = _described(tree, metadata)
+        self._is_shared = any(map(is_spread, leaves.values()))
+        if self._is_shared:
+            write = self._begin(int(step), leaves)
+        elif processes.is_first():
+            write = partial(write_arrays, arrays=_to_host(leaves))
+        else:
             return
-        leaves, record = _to_host(tree, metadata)
-        self._pending = self._executor.submit(self._write, int(step), leaves, record)
+        self._pending = self._executor.submit(self._write, int(step), write, record)
 
     def wait(self) -> None:
         """Returns when the last save is durable; raises what it raised."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+            if self._is_shared:
+                processes.gather("saved")
 
     def close(self) -> None:
         """Waits, and ends the thread."""
@@ -122,27 +136,63 @@ class Saver(AbstractContextManager):
         finally:
             self._executor.shutdown()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        # After an error of this process the others do not come.
+        self._is_shared = self._is_shared and kind is None
         self.close()
 
-    def _write(self, step: int, leaves: Arrays, record: str) -> None:
+    def _begin(self, step: int, leaves: Mapping[str, Any]) -> Callable[[Path], None]:
+        """Has all processes begin to write, into the folder that the first one makes.
+
+        Returns:
+          What waits for the end of that.
+        """
+        fault = ""
+        if processes.is_first():
+            try:
+                self._make_staging()
+            except OSError as error:
+                fault = reason(error)
+        fault = processes.gather(fault)[0]
+        try:
+            if fault:
+                raise OSError(fault)
+            wait = begin_arrays(self._folder / STAGING / str(step), dict(leaves))
+        except OSError as error:
+            raise self._fault(step, error) from None
+        return lambda _: wait()
+
+    def _make_staging(self) -> None:
+        staging = self._folder / STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+
+    def _fault(self, step: int, error: OSError) -> CheckpointError:
+        return CheckpointError(
+            f"step {step} cannot be saved in {self._folder}: {reason(error)}"
+        )
+
+    def _write(self, step: int, write: Callable[[Path], None], record: str) -> None:
         folder, staging = self._folder, self._folder / STAGING
         try:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-            _write_step(staging / str(step), leaves, record)
+            if not self._is_shared:
+                self._make_staging()
+            write(staging / str(step))
+            if not processes.is_first():
+                return
+            write_text(staging / str(step) / METADATA, record)
+            seal(staging / str(step))
         except BaseException as error:
-            _remove(staging)
+            if processes.is_first():
+                remove(staging)
             if not isinstance(error, OSError):
                 raise
-            raise CheckpointError(
-                f"step {step} cannot be saved in {folder}: {reason(error)}"
-            ) from None
+            raise self._fault(step, error) from None
         final = folder / str(step)
         if final.exists():
             final.rename(staging / "replaced")
         (staging / str(step)).rename(final)
-        _sync(folder)
+        sync(folder)
         # What has no manifest was not written here, or was tampered with: it stays.
         listed = [s for s in _ranked(folder) if (folder / str(s) / MANIFEST).exists()]
         kept = {step, *listed[: self._keep], *_ranked(folder, self._best)[:1]}
@@ -187,7 +237,7 @@ def restore(
         if last is not None and step > last:
             continue
         path = folder / str(step)
-        fault = _fault(path)
+        fault = find_fault(path)
         if fault is None:
             try:
                 return Restored(step, *_read(path, target), tuple(skipped))
@@ -230,8 +280,8 @@ def _spec(name: str, leaf: Any) -> str:
     return f"{dtype}[{','.join(map(str, leaf.shape))}]"
 
 
-def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Arrays, str]:
-    """The leaves as copies on the host, and the text of `metadata.json`."""
+def _described(tree: Any, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The leaves, keys as their data, and the text of `metadata.json`."""
     leaves = _named_leaves(tree)
     specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
     impls = {}
@@ -239,50 +289,22 @@ def _to_host(tree: Any, metadata: Mapping[str, Any]) -> tuple[Arrays, str]:
         if isinstance(leaf, jax.Array):
             if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 impls[name] = str(jax.random.key_impl(leaf))
-                leaves[name] = leaf = jax.random.key_data(leaf)
-            leaf.copy_to_host_async()  # so that the transfers overlap
+                leaves[name] = jax.random.key_data(leaf)
     record = {"metadata": dict(metadata), "leaves": specs, "key_impls": impls}
     try:
         text = json.dumps(record, indent=1)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the metadata must be JSON: {error}") from None
+    return leaves, text
+
+
+def _to_host(leaves: Mapping[str, Any]) -> Arrays:
+    """Copies of the leaves on the host."""
+    for leaf in leaves.values():
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()  # so that the transfers overlap
     # A real copy: a view of a CPU array would stop its donation to the next step.
-    return {name: np.array(leaf) for name, leaf in leaves.items()}, text
-
-
-def _write_step(path: Path, leaves: Arrays, record: str) -> None:
-    write_arrays(path, leaves)
-    write_text(path / METADATA, record)
-    for file in path.rglob("*"):
-        _sync(file)
-    write_text(path / MANIFEST, json.dumps(_digests(path), indent=1))
-
-
-def _digests(path: Path) -> dict[str, list[Any]]:
-    """Size and sha256 of every file below `path`."""
-    digests = {}
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        name = file.relative_to(path).as_posix()
-        digests[name] = [file.stat().st_size, sha256(file)]
-    return digests
-
-
-def _remove(staging: Path) -> None:
-    """Deletes a step that failed, into which Orbax's threads may still write."""
-    for _ in range(20):
-        shutil.rmtree(staging, ignore_errors=True)
-        if not staging.exists():
-            return
-        time.sleep(0.05)
-
-
-def _sync(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return {name: np.array(leaf) for name, leaf in leaves.items()}
 
 
 def _score(folder: Path, step: int, best: Best) -> float | None:
@@ -305,31 +327,6 @@ def _ranked(folder: Path, best: Best | None = None) -> list[int]:
     scores = {step: score for step, score in found.items() if score is not None}
     by_score = sorted(scores, key=lambda step: (-scores[step], step))
     return by_score + [step for step in newest if step not in scores]
-
-
-def _fault(path: Path) -> str | None:
-    """What is wrong with a step's folder, or None where every byte is as written."""
-    try:
-        if not any(path.iterdir()):
-            return "the folder is empty"
-        listed = json.loads((path / MANIFEST).read_text("utf-8"))
-        if METADATA not in listed:
-            return f"{MANIFEST} does not list {METADATA}"
-        found = _digests(path)
-        for name, (size, sha256) in listed.items():
-            if name not in found:
-                return f"{name} is missing"
-            if found[name][0] != size:
-                return f"{name} has {found[name][0]} bytes instead of {size}"
-            if found[name][1] != sha256:
-                return f"{name} is damaged (its sha256 differs)"
-    except FileNotFoundError:
-        return f"there is no {MANIFEST}"
-    except (ValueError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} is damaged ({error})"
-    except OSError as error:
-        return f"it cannot be read ({error})"
-    return None
 
 
 def _read(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:

@@ -3,9 +3,12 @@
 #   accelerator: GPU
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: accelerator
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -19,7 +22,7 @@
 #
 # 50,000 images of 32 pixels, ten classes. The whole set lies on the device, and an epoch is
 # one compiled program. A fully connected net reaches 53 to 58 %, a small convolutional one
-# 82 to 92 %: this notebook trains both, and shows what each sees.
+# 82 to 92 %: this notebook trains both for some epochs and compares them.
 #
 # *Runtime → Change runtime type* chooses a GPU or a TPU; then *Runtime → Run all*.
 
@@ -47,6 +50,17 @@ from IPython.display import Image, display
 from experiments.command.options import check_environment
 from jaxvision.precision import fast_dtype
 
+# What is compiled, and the runs, are kept in your Drive, for the next machine.
+KEEP_IN_DRIVE = False  # @param {type: "boolean"}
+OUTPUT = Path("runs")
+if KEEP_IN_DRIVE:
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    kept_in = Path("/content/drive/MyDrive/jaxvision")
+    jax.config.update("jax_compilation_cache_dir", str(kept_in / "compiled"))
+    OUTPUT = kept_in / "runs"
+
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
 DTYPE, why = fast_dtype(device)
@@ -66,14 +80,11 @@ EPOCHS = 6  # @param {type: "integer"}
 BATCH = 128  # @param {type: "integer"}
 
 # %%
-from pathlib import Path
-
 from experiments import cifar10
 from experiments.command.console import Console
 from experiments.runs.notebook import offer, show, uploaded
 from experiments.training.data import open_data
 
-OUTPUT = Path("runs")
 console = Console()
 dataset = open_data(DATA, cifar10.CIFAR10, train_size=32, console=console)
 print(f"{len(dataset.train):,} images to learn from, {len(dataset.val):,} to judge by")
@@ -131,7 +142,8 @@ print(f"{start.name} after two epochs: {right:.1%} of the validation images")
 # ## Both nets, one after the other
 #
 # The same functions with a schedule, checkpoints and a report. *Runtime → Interrupt
-# execution* stops between two steps with all saved.
+# execution* stops between two steps with all saved. Each net's program is compiled first;
+# then the picture grows with each epoch, and begins anew with the second net.
 
 # %%
 from experiments.runs.notebook import live_curves
@@ -148,6 +160,12 @@ config = cifar10.Config(
 with live_curves(OUTPUT):
     cifar10.main(config)
 
+# %% [markdown]
+# ## Side by side
+#
+# A line a net, then what it takes to get there: the bars are the 95 % interval that so few
+# images leave, the axes below have a logarithmic scale.
+
 # %%
 from experiments.runs.folder import newest_run
 
@@ -156,6 +174,8 @@ display(Image(RUN / "comparison.png", width=900))
 
 # %% [markdown]
 # ## What the convolutional net confuses
+#
+# Rows are the true classes, columns the answers. Below are the mistakes it is surest of.
 
 # %%
 from experiments.inference.classifier import make_predict, open_model
@@ -169,7 +189,7 @@ labels = dataset.val.labels[: len(probabilities)]
 wrong = np.flatnonzero(probabilities.argmax(-1) != labels)
 surest = wrong[np.argsort(-probabilities[wrong].max(-1))][:20]
 titles = [
-    f"{bundle.classes[labels[n]]}\nnot {bundle.classes[probabilities[n].argmax()]}"
+    f"{bundle.classes[labels[n]]} taken\nfor {bundle.classes[probabilities[n].argmax()]}"
     for n in surest
 ]
 show(dataset.val.images[surest] / 255, titles, columns=10, side=1.1)
@@ -177,7 +197,8 @@ show(dataset.val.images[surest] / 255, titles, columns=10, side=1.1)
 # %% [markdown]
 # ## An image of your own
 #
-# It becomes 32 pixels small, as those that the net has learnt from.
+# Choose files in the dialogue; without any, five of the validation images are asked about.
+# An image becomes 32 pixels small, as those that the net has learnt from.
 
 # %%
 from jaxvision.data.image_files import file_photo
@@ -189,7 +210,7 @@ if ours:
     for index, why in bad.items():
         print(f"{ours[index]}: {why}")
 else:
-    crops = dataset.val.images[:5]
+    crops = dataset.val.images[np.linspace(0, len(dataset.val) - 1, 5).astype(int)]
 answers = make_predict(bundle)(crops)
 titles = [f"{bundle.classes[row.argmax()]}, {row.max():.0%}" for row in answers]
 show(crops / 255, titles, columns=10, side=1.1)

@@ -3,9 +3,12 @@
 #   accelerator: GPU
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: accelerator
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -46,6 +49,17 @@ from IPython.display import Image, display
 
 from experiments.command.options import check_environment
 
+# What is compiled, and the runs, are kept in your Drive, for the next machine.
+KEEP_IN_DRIVE = False  # @param {type: "boolean"}
+OUTPUT = Path("runs")
+if KEEP_IN_DRIVE:
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    kept_in = Path("/content/drive/MyDrive/jaxvision")
+    jax.config.update("jax_compilation_cache_dir", str(kept_in / "compiled"))
+    OUTPUT = kept_in / "runs"
+
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
 print(f"JAX {jax.__version__} on {jax.device_count()} x {device.device_kind}")
@@ -68,13 +82,10 @@ REPEAT = 64  # @param {type: "integer"}
 # and should make `target` of it. All of it is on the device.
 
 # %%
-from pathlib import Path
-
 from experiments.runs.notebook import offer, show, uploaded
 from jaxvision.data.pairs import pair_transform
 from jaxvision.data.pieces import open_photos
 
-OUTPUT = Path("runs")
 CROP = 32 * SCALE
 photos = open_photos(DATA, crop_size=CROP, scale=SCALE, val_count=50)
 print(f"{photos.count} photos to learn from, {len(photos.val)} to judge by")
@@ -96,7 +107,8 @@ show(
 # ## Train
 #
 # One call trains, keeps the best epoch's model and judges it. *Runtime → Interrupt execution*
-# stops it between two steps with all saved. The picture grows with each epoch.
+# stops it between two steps with all saved. The program is compiled first; then the picture
+# grows with each epoch. More `EPOCHS` and more photos give more.
 
 # %%
 from experiments import superres
@@ -116,7 +128,7 @@ with live_curves(OUTPUT):
 # %% [markdown]
 # ## Side by side
 #
-# The low resolution, bicubic, the network, and the true photo.
+# The low resolution, bicubic, the network, and the true photo, where bicubic is furthest off.
 
 # %%
 from experiments.runs.folder import newest_run
@@ -169,8 +181,9 @@ for start in (0, 10):
 # %% [markdown]
 # ## A photo of your own
 #
-# Choose files in the dialogue; without any, one of the photos above is enlarged. The photo is
-# worked on tile by tile, so that its size does not matter.
+# Choose files in the dialogue; without any, a piece of one of the photos above is enlarged.
+# It is worked on tile by tile, so that its size does not matter. Beside bicubic and the
+# network from above stands the one that comes with jaxvision, which was trained for longer.
 
 # %%
 from PIL import Image as Picture
@@ -180,16 +193,31 @@ from experiments import upscale
 ours = uploaded()
 if not ours:
     ours = [Path("example.png")]
-    Picture.fromarray(photos.val[0].image[:128, :128]).save(ours[0])
-enlarged = upscale.main(
-    upscale.Config(
-        images=tuple(ours), model=str(RUN), output=Path("enlarged"), overwrite=True
+    image = photos.val[0].image
+    top, left = (max(0, side // 2 - 64) for side in image.shape[:2])
+    Picture.fromarray(image[top : top + 128, left : left + 128]).save(ours[0])
+enlarged, shipped = (
+    upscale.main(
+        upscale.Config(
+            images=tuple(ours),
+            model=model,
+            scale=SCALE,
+            output=Path(folder),
+            overwrite=True,
+        )
     )
+    for model, folder in ((str(RUN), "enlarged"), ("light", "enlarged_by_light"))
 )
 small, large = Picture.open(ours[0]).convert("RGB"), Picture.open(enlarged[0])
 bicubic = small.resize(large.size, Picture.Resampling.BICUBIC)
-pictures = [np.asarray(one.convert("RGB")) / 255 for one in (bicubic, large)]
-show([one[:512, :512] for one in pictures], ["bicubic", MODEL], columns=2, side=4.5)
+pictures = [bicubic, large, Picture.open(shipped[0])]
+middles = []
+for picture in pictures:
+    left, top = (max(0, side // 2 - 192) for side in picture.size)
+    middle = picture.convert("RGB").crop((left, top, left + 384, top + 384))
+    middles.append(np.asarray(middle) / 255)
+titles = ["bicubic", f"{MODEL}, {EPOCHS} epochs", "light, as it comes along"]
+show(middles, titles, columns=3, side=3.6)
 
 # %% [markdown]
 # ## Take it with you

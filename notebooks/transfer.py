@@ -3,9 +3,12 @@
 #   accelerator: GPU
 #   jupytext:
 #     formats: ipynb,py:percent
+#     notebook_metadata_filter: accelerator
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -48,6 +51,17 @@ from IPython.display import Image, Markdown, display
 from experiments.command.options import check_environment
 from jaxvision.precision import fast_dtype
 
+# What is compiled, and the runs, are kept in your Drive, for the next machine.
+KEEP_IN_DRIVE = False  # @param {type: "boolean"}
+OUTPUT = Path("runs")
+if KEEP_IN_DRIVE:
+    from google.colab import drive
+
+    drive.mount("/content/drive")
+    kept_in = Path("/content/drive/MyDrive/jaxvision")
+    jax.config.update("jax_compilation_cache_dir", str(kept_in / "compiled"))
+    OUTPUT = kept_in / "runs"
+
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]
 DTYPE, why = fast_dtype(device)
@@ -77,9 +91,6 @@ BATCH = 32  # @param {type: "integer"}
 
 # %%
 from experiments.runs.notebook import offer, show, uploaded
-
-OUTPUT = Path("runs")
-
 
 DATA = SOURCE
 if SOURCE == "zip":
@@ -138,7 +149,9 @@ show(np.concatenate(seen) * std + mean, titles, columns=6, side=1.7)
 #
 # One call trains, judges each epoch and keeps the best, and leaves a folder with a report.
 # *Runtime → Interrupt execution* stops it between two steps with all saved; the line that it
-# prints goes on to the same bits. The picture below grows with each epoch.
+# prints goes on to the same bits. First the training step is compiled, which takes from
+# seconds to minutes on a GPU or TPU, and less the next time; then the picture grows with
+# each epoch.
 
 # %%
 from experiments import transfer
@@ -191,7 +204,7 @@ def explained(crops: np.ndarray, labels=None) -> Image:
     pictures, titles = [], []
     for index, heat in enumerate(explain(crops, answers)):
         pictures += [crops[index] / 255, overlay(crops[index], heat) / 255]
-        true = "" if labels is None else f"{bundle.classes[labels[index]]}, not "
+        true = "" if labels is None else f"{bundle.classes[labels[index]]} taken for\n"
         answer = bundle.classes[answers[index]]
         titles += [f"{true}{answer}, {probabilities[index].max():.0%}", ""]
     return show(pictures, titles, columns=6, side=1.7)

@@ -27,7 +27,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 EXTRAS = {
-    "app": NEEDED,
+    "app": (*NEEDED, "markupsafe"),  # the latter comes with jinja2
     "torch": ("torch", "torchvision"),
     "deep": ("imagecodecs", "tifffile"),
     "export": ("flatbuffers", "onnx", "onnxruntime"),
@@ -77,16 +77,16 @@ def pytest_pycollect_makemodule(module_path, parent):
     return Module.from_parent(parent, path=module_path)
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item):
-    """Tests marked `app` or `torch` start processes that import it."""
+    """Tests marked `app` or `torch` start processes that import it.
+
+    A fixture of a module that failed once fails for each of its tests: all skip.
+    """
     for extra in ("app", "torch"):
         lacking = [name for name in EXTRAS[extra] if name in MISSING]
         if lacking and item.get_closest_marker(extra):
             pytest.skip(MISSING[lacking[0]])
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call():
     try:
         return (yield)
     except Exception as error:
@@ -95,7 +95,7 @@ def pytest_runtest_call():
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup():
+def pytest_runtest_call():
     try:
         return (yield)
     except Exception as error:

@@ -6,10 +6,13 @@ from flax import nnx
 
 from converters.bundle import Bundle
 from jaxvision import models
+from jaxvision.calibration import Certainty
 from jaxvision.functional import functionalize, replace_arrays
 from jaxvision.preprocess import Preprocessing, normalize, to_float
 
 CLASSES = ("a", "b/c", "d", "e", "ü")
+VIEWS = ({}, {"mirror": True}, {"mirror": True, "shift": 1}, {"fit": "pad"})
+"""What of a preprocessing is in the network itself, and what is before it."""
 
 
 def random_photos(count, *, height, width):
@@ -33,3 +36,9 @@ def bundle_of(name, *, views=None):
     replace_arrays(model, params, jax.tree.map(lambda x: x / momentum, share))
     preprocessing = Preprocessing(crop + 5, crop, **(views or {}))
     return Bundle(name, model, CLASSES, preprocessing)
+
+
+def with_labels(bundle):
+    """The same model as one that gives a photo any number of labels."""
+    limits = (0.5, 0.4, 0.3, 0.6, 0.7)
+    return bundle._replace(certainty=Certainty(label_thresholds=limits))

@@ -1,6 +1,6 @@
 """One of several processes that trains in float64, a step at a time; see processes.py.
 
-python -m tests.process_worker DATA OUT cifar10|transfer|stream...
+python -m tests.process_worker DATA OUT cifar10|transfer|stream|shard|shard_resnet...
 """
 
 import json
@@ -40,7 +40,7 @@ def losses_of(program, data, console):
         console=console,
         is_streamed=program == "stream",
     )
-    if program != "transfer":
+    if program not in ("transfer", "shard_resnet"):
         start = cifar10.build("cnn", dataset, dropout=None, seed=0)
     else:
         start = build(
@@ -58,6 +58,7 @@ def losses_of(program, data, console):
         augment="crop_flip",
         ema=0.9,
         dtype="float64",
+        shard="params" if program.startswith("shard") else "none",
     )
     training = make_classifier(dataset, start, recipe, console=console).training
     plan, state = training.plan, training.start(start.model)
@@ -68,7 +69,20 @@ def losses_of(program, data, console):
             state, plan.no_sums(), epoch=epoch, start=index, stop=index + 1
         )
         losses.append(float(sums["loss"]))
+    _check_spread(state, recipe)
     return losses + [plan.evaluate(state)[name] for name in ("val_loss",)]
+
+
+def _check_spread(state, recipe):
+    """Where they should be, most numbers of the state are in parts, after steps too."""
+    count = jax.device_count()
+    leaves = jax.tree.leaves(state)
+    here = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+    share = here / sum(leaf.size for leaf in leaves)
+    if recipe.shard == "params":
+        assert 1 / count <= share < 1.1 / count + 0.05, share
+    else:
+        assert share == 1
 
 
 def _arrays(model):

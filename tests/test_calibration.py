@@ -124,13 +124,23 @@ def test_cross_fitted_answers_do_not_know_their_own_labels():
     labels, logits = answers()
     table = softmax(3 * logits)
     before = calibration.cross_fitted(labels, table)
-    first, second = (half for half, _ in calibration._halves(len(labels)))
+    parts = list(calibration._parts(len(labels)))
+    first, others = parts[0]
     changed = labels.copy()
     changed[first] = (changed[first] + 1) % 5
     after = calibration.cross_fitted(changed, table)
     np.testing.assert_array_equal(after[first], before[first])
-    assert not np.allclose(after[second], before[second])
-    assert sorted([*first, *second]) == list(range(len(labels)))
+    assert not np.allclose(after[others], before[others])
+    everyone = list(range(len(labels)))
+    assert sorted(i for part, _ in parts for i in part) == everyone
+    assert all(sorted([*part, *rest]) == everyone for part, rest in parts)
+
+
+def test_parts_are_ten_and_fewer_of_very_many_images():
+    counts = {20: 10, 1000: 10, 1163: 8, 5000: 2, 10_000: 2, 60_000: 2}
+    for count, parts in counts.items():
+        assert len(list(calibration._parts(count))) == parts
+    assert [len(part) for part, _ in calibration._parts(3)] == [1, 1, 1] + [0] * 7
 
 
 def test_a_boaster_is_cured_and_a_sound_model_is_left_alone():

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from jaxvision import degrade
-from jaxvision.data.pairs import judging_key, pair_transform, reduce
+from jaxvision import degrade, image_metrics
+from jaxvision.data.pairs import enlarge, judging_key, pair_transform, reduce
 from jaxvision.jpeg import jpeg
 from jaxvision.preprocess import to_float
 
@@ -153,6 +153,32 @@ def test_pairs_are_degraded_and_their_targets_are_not():
     np.testing.assert_allclose(second["image"], expected, atol=2 / 255)
 
 
+@SLOW
+@pytest.mark.app
+def test_a_photo_is_degraded_alike_in_validation_and_in_the_report():
+    from experiments.runs.judging import _degraded, lower
+    from experiments.training.enlarger import make_validate, stacks
+
+    # Of two sizes: a photo's place in its stack is not its place among all.
+    photos = [photo(32, 32, 1), photo(64, 64, 2), photo(32, 32, 3)]
+    options = {"crop_size": 32, "jitter": 0.0, "scale": 2, "enlarged": True}
+    pairs = pair_transform(**options, degradation="web")
+    validate = make_validate(lambda p, s, x: (x, s), pairs, border=2)
+    found = {}
+    for places, images in stacks(photos, scale=2):
+        psnr, _ = validate({}, {}, places, images)
+        found |= dict(zip(places.tolist(), psnr.tolist(), strict=True))
+    for index, image in enumerate(photos):
+        low = lower(image, 2, degradation="web", index=index)
+        made, true = enlarge(floats(low), scale=2), floats(image)
+        psnr = image_metrics.psnr(made, true, border=2, luma=True, quantize=True)
+        assert found[index] == pytest.approx(float(psnr[0]), abs=0.02)
+    # A photo of any other size goes through one of few programs, and keeps its size.
+    odd = np.ascontiguousarray(photos[1][:46, :60])
+    assert lower(odd, 2, degradation="web", index=1).shape == (23, 30, 3)
+    assert _degraded._cache_size() == 2
+
+
 def test_the_photos_here_are_not_trivial():
     """What the other tests stand on: a blur changes them."""
     soft = Image.fromarray(photo(40, 40)).filter(ImageFilter.GaussianBlur(1))
@@ -161,7 +187,7 @@ def test_the_photos_here_are_not_trivial():
 
 @pytest.mark.app
 def test_the_denoiser_to_compare_with_takes_noise_away():
-    from experiments.runs.enlarger_outputs import _without_noise
+    from experiments.runs.judging import _without_noise
 
     rng = np.random.default_rng(0)
     flat = np.full((48, 48, 3), 128.0)

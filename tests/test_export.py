@@ -22,9 +22,9 @@ from experiments.inference.classifier import make_predict
 from experiments.inference.exporting import write_model
 from experiments.inference.portable import open_portable
 from jaxvision.functional import functionalize, replace_arrays
-from jaxvision.preprocess import eval_image
+from jaxvision.preprocess import Preprocessing, eval_image
 from tests.analysed_run import run as run
-from tests.exported import CLASSES, bundle_of, random_photos
+from tests.exported import CLASSES, VIEWS, bundle_of, random_photos, with_labels
 from tests.families import ONE_A_FAMILY
 from tests.photos import save
 from tests.without import hiding
@@ -55,12 +55,14 @@ def small(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("views", [{}, {"mirror": True}, {"mirror": True, "shift": 1}])
+@pytest.mark.parametrize("views", VIEWS[:3])
 @pytest.mark.parametrize(
     "name",
     [SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in ONE_A_FAMILY)],
 )
-def test_stablehlo_gives_our_own_probabilities(name, views, tmp_path):
+def test_stablehlo_gives_our_own_probabilities(name, views, tmp_path, monkeypatch):
+    # The export's convolutions are XLA's, whatever this machine has; so are ours here.
+    monkeypatch.setenv("JAXVISION_CONV", "xla")
     bundle = bundle_of(name, views=views)
     write_model(tmp_path, "stablehlo", bundle)
     crop = bundle.preprocessing.crop
@@ -95,29 +97,43 @@ def test_torch_loads_the_torch_export(tmp_path):
     theirs.load_state_dict(tensors, strict=True)
 
 
+@pytest.mark.parametrize("which", ["stablehlo", "safetensors", "torch"])
+def test_labels_have_probabilities_of_their_own(which, tmp_path):
+    bundle = with_labels(bundle_of(SMALL))
+    write_model(tmp_path, which, bundle)
+    images = random_photos(3, height=32, width=32)
+    ours = make_predict(bundle)(images)
+    model = open_portable(tmp_path)
+    assert model.certainty == bundle.certainty
+    np.testing.assert_allclose(model.make_predict()(images), ours, atol=1e-5)
+    assert np.abs(ours.sum(1) - 1).min() > 1e-2, "a softmax would pass too"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("resize, crop", [(37, 32), (32, 32), (20, 32), (33, 32)])
-def test_recipe_gives_the_bits_of_training(resize, crop, tmp_path):
-    bundle = bundle_of(SMALL)
-    size = bundle.preprocessing.__class__(resize, crop)
-    write_model(tmp_path, "safetensors", bundle._replace(preprocessing=size))
-    recipe = runpy.run_path(str(tmp_path / exporting.RECIPE))["crop"]
-    for height, width in ((50, 81), (81, 50), (32, 32), (9, 40), (37, 38), (1, 3)):
+def test_recipe_gives_the_bits_of_training(resize, crop, fit, tmp_path):
+    size = Preprocessing(resize, crop, fit=fit)
+    (tmp_path / "recipe.py").write_text(exporting.recipe(size))
+    prepare = runpy.run_path(str(tmp_path / "recipe.py"))["prepare"]
+    sizes = ((50, 81), (81, 50), (32, 32), (9, 40), (37, 38), (1, 3), (1, 300))
+    for height, width in sizes:
         (photo,) = random_photos(1, height=height, width=width)
         image = Image.fromarray(photo)
-        ours = eval_image(image, resize=resize, crop=crop)
-        np.testing.assert_array_equal(recipe(image), ours)
+        ours = eval_image(image, resize=resize, crop=crop, fit=fit)
+        np.testing.assert_array_equal(prepare(image), ours)
 
 
 def test_recipe_turns_a_photo_upright(tmp_path):
     write_model(tmp_path, "safetensors", bundle_of(SMALL))
-    recipe = runpy.run_path(str(tmp_path / exporting.RECIPE))["crop"]
+    prepare = runpy.run_path(str(tmp_path / exporting.RECIPE))["prepare"]
     (photo,) = random_photos(1, height=40, width=60)
     image = Image.fromarray(photo)
     exif = image.getexif()
     exif[0x0112] = 6
     path = save(tmp_path / "turned.png", image, exif=exif)
     upright = image.transpose(Image.Transpose.ROTATE_270)
-    np.testing.assert_array_equal(recipe(path), eval_image(upright, resize=37, crop=32))
+    ours = eval_image(upright, resize=37, crop=32)
+    np.testing.assert_array_equal(prepare(path), ours)
 
 
 @pytest.mark.slow

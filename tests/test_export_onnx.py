@@ -15,15 +15,15 @@ from experiments.export import Config
 from experiments.inference import onnx_graph, onnx_rules
 from experiments.inference.classifier import make_predict
 from experiments.inference.exporting import write_model
-from experiments.inference.onnx_photo import add_crop
+from experiments.inference.onnx_photo import add_square
 from experiments.inference.portable import open_portable
 from jaxvision.functional import functionalize
-from jaxvision.preprocess import eval_image, to_float
-from tests.exported import CLASSES, bundle_of, random_photos
+from jaxvision.preprocess import Preprocessing, eval_image, to_float
+from tests.exported import CLASSES, VIEWS, bundle_of, random_photos, with_labels
 from tests.families import ONE_A_FAMILY
 
 
-@pytest.mark.parametrize("views", [{}, {"mirror": True}, {"mirror": True, "shift": 1}])
+@pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize(
     "name",
     ["cnn_small", *(pytest.param(n, marks=pytest.mark.slow) for n in ONE_A_FAMILY)],
@@ -32,10 +32,11 @@ def test_onnx_gives_our_own_probabilities(name, views, tmp_path):
     bundle = bundle_of(name, views=views)
     write_model(tmp_path, "onnx", bundle)
     size = bundle.preprocessing
-    # Of this height they are not resized, so that the crops are the same to the bit.
     photos = random_photos(4, height=size.resize, width=size.resize + 9)
     crops = [
-        eval_image(Image.fromarray(photo), resize=size.resize, crop=size.crop)
+        eval_image(
+            Image.fromarray(photo), resize=size.resize, crop=size.crop, fit=size.fit
+        )
         for photo in photos
     ]
     ours = make_predict(bundle, half=False)(np.stack(crops))
@@ -49,10 +50,38 @@ def test_onnx_gives_our_own_probabilities(name, views, tmp_path):
     np.testing.assert_allclose(together, ours, atol=1e-5)
 
 
-@pytest.mark.parametrize("resize, crop", [(37, 32), (32, 32), (20, 32), (73, 64)])
-def test_photos_of_any_size_are_cropped_to_the_bits_of_training(resize, crop):
+def test_labels_have_probabilities_of_their_own(tmp_path):
+    bundle = with_labels(bundle_of("cnn_small", views={"fit": "pad"}))
+    write_model(tmp_path, "onnx", bundle)
+    photos = random_photos(4, height=50, width=33)
+    crops = [
+        eval_image(Image.fromarray(p), resize=9, crop=32, fit="pad") for p in photos
+    ]
+    ours = make_predict(bundle, half=False)(np.stack(crops))
+    model = open_portable(tmp_path)
+    assert model.certainty == bundle.certainty
+    theirs = model.make_predict()(photos)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert np.abs(ours.sum(1) - 1).min() > 1e-2, "a softmax would pass too"
+
+
+@pytest.mark.parametrize(
+    "resize, crop, fit",
+    [
+        (37, 32, "crop"),
+        (32, 32, "crop"),
+        (20, 32, "crop"),
+        (73, 64, "crop"),
+        (37, 32, "pad"),
+        (99, 75, "pad"),
+        (37, 32, "stretch"),
+        (99, 75, "stretch"),
+    ],
+)
+def test_photos_of_any_size_become_squares_to_the_bits_of_training(resize, crop, fit):
     graph = onnx_graph.Graph()
-    add_crop(graph, "photos", resize=resize, crop=crop, output="crops")
+    size = Preprocessing(resize, crop, fit=fit)
+    add_square(graph, "photos", size, output="crops")
     shape = ("n", crop, crop, 3)
     model = graph.model(
         [onnx_graph.images_input("photos", ("n", "height", "width", 3))],
@@ -74,11 +103,17 @@ def test_photos_of_any_size_are_cropped_to_the_bits_of_training(resize, crop):
         (60, 20),
         (201, 19),
         (20, 90),
+        (75, 75),
+        (75, 20),
+        (300, 80),
+        (90, 40),
+        (9, 999),
     )
     for height, width in sizes:
         rng = np.random.default_rng(0)
         photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        ours = eval_image(Image.fromarray(photo), resize=resize, crop=crop)
+        image = Image.fromarray(photo)
+        ours = eval_image(image, resize=resize, crop=crop, fit=fit)
         (theirs,) = session.run(None, {"photos": photo[None]})
         np.testing.assert_array_equal(theirs[0], ours, f"{height} x {width}")
 
@@ -159,9 +194,11 @@ def test_primitives_are_those_of_jax(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantize", [None, "int8"])
-def test_export_proves_itself(quantize, tmp_path):
-    bundle = bundle_of("mobilenet_v2")
+@pytest.mark.parametrize(
+    "quantize, views", [(None, {}), ("int8", {}), (None, {"fit": "pad"})]
+)
+def test_export_proves_itself(quantize, views, tmp_path):
+    bundle = bundle_of("mobilenet_v2", views=views)
     _, params, stats = functionalize(bundle.model)
     path = tmp_path / "model.safetensors"
     save_bundle(

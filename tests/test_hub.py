@@ -122,6 +122,30 @@ def test_front_matter_names_timm_where_it_has_the_network():
     assert hub.timm_layers(about("vgg16", crop=256)) is None
 
 
+def prepared_by_timm(folder, photos):
+    """What timm makes of photos by what the folder says, `(n, 3, h, w)`."""
+    torch = pytest.importorskip("torch")
+    import_torchvision()  # before timm, which needs it whole
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model)
+    transform = timm.data.create_transform(**config, is_training=False)
+    return torch.stack([transform(photo) for photo in photos]), model
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_timm_sees_the_whole_photo_too(fit, tmp_path):
+    bundle = bundle_of("resnet18", views={"fit": fit})
+    hub.write_config(tmp_path, write_model(tmp_path, "safetensors", bundle))
+    size = bundle.preprocessing
+    photos = [Image.fromarray(p) for p in random_photos(2, height=64, width=128)]
+    ours = [eval_image(p, resize=9, crop=size.crop, fit=fit) for p in photos]
+    ours = normalize(to_float(np.stack(ours)), mean=size.mean, std=size.std)
+    theirs, _ = prepared_by_timm(tmp_path, photos)
+    np.testing.assert_allclose(theirs.permute(0, 2, 3, 1), ours, atol=1e-6)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "name",
@@ -134,13 +158,10 @@ def test_timm_gives_our_own_logits(name, tmp_path, float64):
     bundle = bundle_of(name)
     said = write_model(tmp_path, "safetensors", bundle)
     hub.write_config(tmp_path, said)
-    theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
-    config = timm.data.resolve_model_data_config(theirs)
-    transform = timm.data.create_transform(**config, is_training=False)
-    assert theirs.pretrained_cfg["label_names"] == list(CLASSES)
     size = bundle.preprocessing
     photos = [Image.fromarray(p) for p in random_photos(3, height=90, width=77)]
-    inputs = torch.stack([transform(photo) for photo in photos])
+    inputs, theirs = prepared_by_timm(tmp_path, photos)
+    assert theirs.pretrained_cfg["label_names"] == list(CLASSES)
     crops = [eval_image(p, resize=size.resize, crop=size.crop) for p in photos]
     images = normalize(to_float(np.stack(crops)), mean=size.mean, std=size.std)
     np.testing.assert_allclose(inputs.permute(0, 2, 3, 1), images, atol=1e-6)

@@ -18,6 +18,7 @@ from experiments.command.console import Console
 from experiments.command.options import UsageError
 from experiments.pages.multilabel_page import describe
 from experiments.pages.page import About
+from experiments.pages.predictions import read_label_predictions
 from experiments.runs.comparison import read_results
 from experiments.runs.multilabel_outputs import write_multilabel_outputs
 from experiments.transfer import Config
@@ -143,6 +144,42 @@ def test_predict_names_the_labels_above_their_thresholds(finished, tmp_path, cap
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "stablehlo", "safetensors", "torch"])
+def test_export_says_the_same_labels(to, finished, tmp_path, capsys):
+    folder, numbers = finished
+    target, table = tmp_path / "out", tmp_path / "out.csv"
+    proof = export.main(export.Config(folder, to=to, output=target))
+    assert proof["difference"] < 1e-5 and proof["other_labels"] == 0
+    card = (target / "README.md").read_text()
+    share = f"{numbers['val_mean_average_precision']:.2%}"
+    assert f"Mean average precision on these photos: {share}" in card
+    assert f"mean average precision {share} of 40 photos" in card
+    assert "`label_thresholds`" in card and "softmax" not in card
+    rows = rows_of(folder / "predictions.csv")
+    paths = tuple(Path(row["path"]) for row in rows)
+    predict.main(predict.Config(target, paths, csv=table))
+    said = [row["predictions"] for row in rows_of(table)]
+    assert said == [row["predictions"] for row in rows]
+
+
+def test_table_of_labels_is_read_as_it_was_written(finished, tmp_path):
+    folder, _ = finished
+    found = read_label_predictions(folder / "predictions.csv", thresholds=(0.5,) * 3)
+    rows = rows_of(folder / "predictions.csv")
+    for row, flags, shares in zip(rows, found.labels, found.probabilities, strict=True):
+        named = [n for n, f in zip(found.classes, flags, strict=True) if f]
+        assert row["labels"] == ";".join(named)
+        assert [row[name] for name in found.classes] == [str(share) for share in shares]
+    assert found.paths == tuple(row["path"] for row in rows)
+    text = (folder / "predictions.csv").read_text().split("\n")
+    for line, message in (("x,red,red,0.5", "line 2"), ("x,cat,,1,1,1", "line 2")):
+        path = tmp_path / "damaged.csv"
+        path.write_text(f"{text[0]}\n{line}\n")
+        with pytest.raises(ValueError, match=message):
+            read_label_predictions(path, thresholds=(0.5,) * 3)
+
+
+@pytest.mark.slow
 def test_run_that_is_stopped_goes_on_to_the_same_bits(
     finished, config, tmp_path, monkeypatch
 ):
@@ -198,9 +235,6 @@ def test_programs_for_one_class_say_so_in_a_line(finished, tmp_path):
     folder, _ = finished
     with pytest.raises(UsageError, match="predictions.csv is of photos with several"):
         analyze.main(analyze.Config(folder))
-    with pytest.raises(UsageError, match="gives a photo several labels, and an export"):
-        export.main(export.Config(folder, to="stablehlo", output=tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="several labels: runs are compared by accur"):
         read_results(folder / "results.json")
 
@@ -299,3 +333,14 @@ def test_damaged_thresholds_are_one_line(tmp_path, limits):
 def test_options_say_what_was_trained(finished):
     said = yaml.safe_load((finished[0] / "config.yaml").read_text())
     assert said["sampler"] == "none" and said["data"].endswith("list.csv")
+
+
+@pytest.mark.slow
+def test_streamed_run_says_what_it_does_not_look_for(finished, config, capsys):
+    pytest.importorskip("grain", reason="grain is not installed: '.[stream]'")
+    transfer.main(replace(config, input="stream"))
+    run = max((config.output / "transfer").iterdir(), key=lambda p: int(p.name))
+    check_same_run(run, finished[0])
+    said = "WARNING: the photos were streamed: validation images that are in the"
+    assert said in capsys.readouterr().out
+    assert "were not looked for" in html.unescape((run / "report.html").read_text())

@@ -61,6 +61,15 @@ def test_streamed_photos_have_the_losses_of_resident_ones(layout, npz, tmp_path)
     check_same_losses(layout, npz, tmp_path, "cifar10", "stream")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_parameters_in_parts_have_the_losses_of_whole_ones(layout, npz, tmp_path):
+    alone = losses((1, 1), npz, tmp_path / "alone", "cifar10", "transfer")
+    many = losses(layout, npz, tmp_path / "many", "shard", "shard_resnet")
+    np.testing.assert_allclose(many["shard"], alone["cifar10"], rtol=1e-12)
+    np.testing.assert_allclose(many["shard_resnet"], alone["transfer"], rtol=1e-12)
+
+
 def program(npz, folder, *more, epochs=6):
     """The words of a small training."""
     options = {

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from experiments.inference.portable import (
     write_about,
 )
 from experiments.serve import Config, open_service
-from experiments.serving import server
+from experiments.serving import nearest, server
 from experiments.serving.service import (
     Reply,
     Service,
@@ -34,8 +35,11 @@ from experiments.serving.service import (
     safe_name,
 )
 from jaxvision.calibration import Certainty
+from jaxvision.data import file_photos
 from jaxvision.data.image_files import file_photo
+from jaxvision.data.sources import find_source
 from tests.photos import MODES, bad_file, in_mode, noise, save
+from tests.runs import rows_of
 from tests.serving import CLASSES, served, write_run, write_tiny
 
 
@@ -80,6 +84,51 @@ def test_answers_are_those_of_predict_to_the_bit(tiny, page, tmp_path):
         digits = np.array([cells[name] for name in CLASSES], np.float32)
         np.testing.assert_array_equal(digits, row.astype(np.float32))
     assert {"pictures", "seen", "looked", "nearest"}.isdisjoint(said)
+
+
+def test_several_labels_are_those_that_reach_their_thresholds(tmp_path):
+    limits = (0.2, 0.5, 0.999)
+    several = Certainty(label_thresholds=limits)
+    file = write_tiny(tmp_path / "model.safetensors", certainty=several)
+    photo = save(tmp_path / "x.png")
+    predict.main(predict.Config(file, (photo,), csv=tmp_path / "t.csv"))
+    (row,) = rows_of(tmp_path / "t.csv")
+    with served(open_service(Config(run=file))) as page:
+        said = page.post("/predict", photo, wishes="&pictures=1").json
+    shares = [said["probabilities"][name] for name in CLASSES]
+    named = [n for n, p, t in zip(CLASSES, shares, limits, strict=True) if p >= t]
+    assert said["predictions"] == named and 0 < len(named) < 3
+    assert row["predictions"] == ";".join(named)
+    assert [float(row[name]) for name in CLASSES] == pytest.approx(shares, rel=1e-6)
+    assert said["thresholds"] == dict(zip(CLASSES, limits, strict=True))
+    over = np.argmax(np.subtract(shares, limits))
+    assert said["looked_for"] == CLASSES[over] and said["looked"]
+    assert not {"prediction", "probability", "unsure"} & said.keys()
+    with pytest.raises(
+        UsageError, match="--precision: the model gives a photo several"
+    ):
+        open_service(Config(run=file, precision=0.9))
+
+
+def test_no_photo_but_those_drawn_becomes_an_object(tmp_path, monkeypatch):
+    """Of many training photos `MOST` are looked through, by chance, of all classes."""
+    run, train, val = write_run(tmp_path)
+    made = []
+    monkeypatch.setattr(nearest, "MOST", 6)
+    monkeypatch.setattr(
+        file_photos,
+        "file_photo",
+        lambda path, **about: made.append(path) or file_photo(path, **about),
+    )
+    find_source(str(tmp_path / "data"), labelled=True)
+    listed = len(made)  # to tell the splits apart, say
+    found, why = nearest.training_photos(run)
+    assert why == "" and len(found) == len({photo.name for photo, _ in found}) == 6
+    assert listed + 6 <= len(made) - listed <= listed + 6 + len(val) < len(train)
+    assert {photo.name for photo, _ in found} <= set(map(str, train))
+    for photo, label in found:
+        assert Path(photo.name).parent.name == label
+    assert {label for _, label in found} == {"ants", "bees"}
 
 
 def test_form_of_a_program_is_answered_as_the_bare_photo(page, tmp_path):

@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import json
 import threading
 import zipfile
 
@@ -12,6 +13,7 @@ from PIL import Image
 from experiments import upscale
 from experiments.inference.portable import open_portable, read_photos
 from experiments.serve import Config, open_service
+from jaxvision.calibration import Certainty
 from jaxvision.data import open_dataset
 from jaxvision.data.image_files import file_photo
 from tests.browsers import PHONE, answered, drop, fits, painted
@@ -132,6 +134,43 @@ def test_corrections_are_a_folder_to_train_on(server, visit, tmp_path):
     assert data.classes == ("ants", "b_c") and not data.skipped
     cards.nth(0).get_by_label("Wrong? It shows").select_option("the answer is right")
     assert count.inner_text() == "3 photos with the right class."
+
+
+def test_corrected_labels_are_a_list_to_train_on(visit, tmp_path):
+    limits = (0.0, 0.3, 1.0)  # the first is always said, the last never
+    several = Certainty(label_thresholds=limits)
+    file = write_tiny(tmp_path / "model.safetensors", certainty=several)
+    photos = [save(tmp_path / f"{i}" / "bee.png", seed=i) for i in range(4)]
+    with served(open_service(Config(run=file))) as server:
+        page = visit(server.address, accept_downloads=True, **PHONE)
+        page.set_input_files("#files", photos)
+        cards = answered(page, 4)
+        said = cards.nth(0).locator(".verdict strong").all_inner_texts()
+        assert said[0] == CLASSES[0] and CLASSES[2] not in said
+        assert fits(page)
+        for index in (0, 1):
+            cards.nth(index).get_by_label(CLASSES[2]).check()
+        for name in cards.nth(2).locator(".verdict strong").all_inner_texts():
+            cards.nth(2).get_by_label(name).uncheck()
+        cards.nth(3).get_by_label("keep it as it is").check()
+        count = page.locator("#count")
+        assert count.inner_text() == "4 photos with the right labels."
+        cards.nth(1).get_by_label(CLASSES[2]).uncheck()  # as it was: no correction
+        assert count.inner_text() == "3 photos with the right labels."
+        cards.nth(1).get_by_label(CLASSES[2]).check()
+        page.screenshot(path=tmp_path / "labels.png", full_page=True)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the corrections").click()
+        with zipfile.ZipFile(download.value.path()) as archive:
+            archive.extractall(tmp_path / "unpacked")
+    folder = tmp_path / "unpacked" / "corrections"
+    lines = [json.loads(x) for x in (folder / "labels.jsonl").read_text().splitlines()]
+    found = {(folder / one["path"]).read_bytes(): one["labels"] for one in lines}
+    kept = [found[photo.read_bytes()] for photo in photos]
+    assert kept[0] == [*said, CLASSES[2]] and kept[1][-1] == CLASSES[2]
+    assert kept[2] == [] and CLASSES[0] in kept[3] and CLASSES[2] not in kept[3]
+    data = open_dataset(str(folder / "labels.jsonl"), **SIZES)
+    assert CLASSES[2] in data.classes and not data.skipped
 
 
 def test_pages_of_other_sites_reach_nothing(tiny, browser, tmp_path):

@@ -245,6 +245,31 @@ def test_input_is_chosen_by_the_budget(monkeypatch, capsys):
         choose(memory.Memory(memory=0.5), gib, console=console)
 
 
+@pytest.mark.slow
+def test_run_from_before_there_were_streams_stays_resident(tmp_path, monkeypatch):
+    """Its config.yaml has no `input`, and its checkpoint knows its photos by pixels."""
+    data = write_colours(tmp_path / "colours.npz", train=48, val=10)
+    config = cifar10.Config(
+        data=str(data),
+        model=("fcn_baseline",),
+        epochs=2,
+        batch_size=16,
+        optim=Optim(lr=0.001),
+        output=tmp_path,
+    )
+    cifar10.main(config)
+    monkeypatch.setattr(loop, "STRETCH_SECONDS", 0)
+    stop_after(monkeypatch, cifar10, config, looks=5)
+    whole, run = (tmp_path / "cifar10" / name for name in "12")
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    assert saved.pop("input") == "resident"
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    monkeypatch.setattr(memory, "machine_memory", lambda: 1)
+    assert memory.choose_input(memory.Memory(), 5, console=Console()) == "stream"
+    cifar10.main(runs.resumed(cifar10.Config, run))
+    check_same_run(run, whole)
+
+
 def test_a_straggler_is_said():
     assert straggler([0.04, 0.01]) == "" == straggler([0.0])
     assert straggler([0.01, 0.2]) == "  20% waits for photos of process 1"

@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 from experiments import superres
 from experiments.command.options import RunError, UsageError, run_cli
 from experiments.inference.enlarger import load_model, make_enlarger
-from experiments.runs import enlarger_outputs
-from experiments.runs.enlarger_outputs import measure
+from experiments.runs import judging
+from experiments.runs.judging import measure
 from experiments.superres import Config
-from experiments.training.perceptual import COLOUR, absolute
+from experiments.training.perceptual import COLOUR, absolute, squared
 from jaxvision import checkpoint, image_metrics
 from jaxvision.data.pieces import Whole
 from jaxvision.image_metrics import LUMA
@@ -162,7 +162,7 @@ def test_grey_files_are_judged_by_their_own_levels():
 
 
 def test_photos_of_many_sizes_are_measured_by_one_program():
-    before = enlarger_outputs._figures._cache_size()
+    before = judging._figures._cache_size()
     for height, width in ((34, 62), (50, 40), (64, 64)):
         truth = np.asarray(texture(height, width, 0))
         image = np.asarray(texture(height, width, 1))
@@ -171,16 +171,18 @@ def test_photos_of_many_sizes_are_measured_by_one_program():
         options = {"border": 2, "luma": True, "quantize": True}
         for ours, metric in ((psnr, image_metrics.psnr), (ssim, image_metrics.ssim)):
             np.testing.assert_allclose(ours, metric(*pair, **options), rtol=1e-5)
-    assert enlarger_outputs._figures._cache_size() == before + 1
+    assert judging._figures._cache_size() == before + 1
 
 
-def test_absolute_error_is_the_lumas_and_a_share_of_the_colours():
+@pytest.mark.parametrize(("error", "power"), [(absolute, 1), (squared, 2)])
+def test_errors_are_the_lumas_and_a_share_of_the_colours(error, power):
     target = jnp.full((1, 2, 3, 3), 0.5)
-    assert float(absolute(target - 0.25, target)) == pytest.approx(0.25)
+    assert float(error(target - 0.25, target)) == pytest.approx(0.25**power)
     red = target.at[..., 0].add(0.3)
     share = 0.3 * LUMA[0] / sum(LUMA)
-    colours = ((0.3 - share) + 2 * share) / 3
-    assert float(absolute(red, target)) == pytest.approx(share + COLOUR * colours)
+    colours = ((0.3 - share) ** power + 2 * share**power) / 3
+    expected = share**power + COLOUR * colours
+    assert float(error(red, target)) == pytest.approx(expected)
 
 
 def test_interrupted_and_resumed_run_has_the_same_bits(
@@ -318,7 +320,7 @@ def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path)
         replace(
             config,
             loss="mse+perceptual",
-            perceptual_weight=1.0,
+            perceptual_weight=0.02,
             perceptual_layers=("relu1_1",),
             vgg=vgg,
             init_from=start,
@@ -330,7 +332,10 @@ def test_perceptual_loss_trains_and_is_reported(finished, config, vgg, tmp_path)
     (row,) = metrics_of(tmp_path / "superres" / "1")
     # The distance is a share of the features' energy, and the squared error comes on
     # top; both are much the same on the test photos, which have the same statistics.
-    assert numbers["test_distance"] < float(row["train_loss"]) < 1
+    error = 10 ** (-numbers["test_psnr"] / 10) / sum(LUMA) ** 2
+    expected = error + 0.02 * numbers["test_distance"]
+    assert float(row["train_loss"]) == pytest.approx(expected, rel=0.3)
+    assert 0.1 < numbers["test_distance"] < 1 and 0.2 < error / expected < 0.8
     assert numbers["test_psnr"] == pytest.approx(finished[1]["test_psnr"], abs=1e-3)
     rows = rows_of(tmp_path / "superres" / "1" / "results.csv")
     assert [row["distance"] for row in rows] == [

@@ -91,8 +91,15 @@ class Console:
     def __init__(self):
         output = cast(IO[str], _Output())
         # What is said is text: names have brackets and colons, and mean no markup.
+        # A notebook gets plain text too, whose long lines it breaks, and colours.
         self._terminal = _Terminal(
-            file=output, highlight=False, soft_wrap=True, markup=False, emoji=False
+            file=output,
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+            emoji=False,
+            force_jupyter=False,
+            color_system="standard" if "ipykernel" in sys.modules else "auto",
         )
         self._last_line = time.monotonic()
 

@@ -58,6 +58,10 @@ def _chosen(options: Memory, needed: int) -> tuple[str, str]:
         words = {"resident": "kept in memory", "stream": "streamed"}
         chosen = options.input
         return chosen, f"{size}: {words[chosen]}, as --input says"
+    if getattr(options, "resume", None) is not None:
+        # Runs write down what auto came to, since there are streams; and a streamed
+        # set is known by other facts than a resident one.
+        return "resident", f"{size}: kept in memory, as when the run began"
     budget, whose = default_budget()
     if options.memory is not None:
         budget, whose = options.memory * GIB, "--memory"

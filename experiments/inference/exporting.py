@@ -20,11 +20,12 @@ from experiments.inference.portable import ABOUT, FORMATS, About, write_about
 from jaxvision import ops
 from jaxvision.files import write_bytes, write_text
 from jaxvision.functional import functionalize
+from jaxvision.preprocess import MEAN_COLOUR, Preprocessing
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 """What the programs of `jax.export` run on."""
 RECIPE = "preprocess.py"
-"""The file with the resize and crop for who feeds the model."""
+"""The file that makes of photos what the model takes, for who feeds it."""
 PIXELS, CROPS, ANSWER = "photos", "crops", "probabilities"
 """What an ONNX graph calls what goes in, the crops in its middle, what comes out."""
 
@@ -34,17 +35,20 @@ _RECIPE = '''\
 import numpy as np
 from PIL import Image, ImageOps
 
-RESIZE, CROP = {resize}, {crop}
+{sizes}
 
 
-def crop(photo):
-    """The middle of a photo, uint8 ({crop}, {crop}, 3); a batch stacks several.
+def prepare(photo):
+    """{shows}: uint8 ({crop}, {crop}, 3); a batch stacks several.
 
     `photo` is a PIL image, or what Image.open takes.
     """
     if not isinstance(photo, Image.Image):
         photo = Image.open(photo)
     photo = ImageOps.exif_transpose(photo).convert("RGB")
+{steps}'''
+
+_CROP = """\
     width, height = photo.size
     if width <= height:
         size = RESIZE, int(RESIZE * height / width)
@@ -61,7 +65,34 @@ def crop(photo):
         start = round((pixels.shape[axis] - CROP) / 2)
         pixels = pixels.take(range(start, start + CROP), axis)
     return pixels
-'''
+"""
+_PAD = """\
+    longest = max(photo.size)
+    size = tuple(max(1, round(side / longest * SIDE)) for side in photo.size)
+    if size != photo.size:
+        photo = photo.resize(size, Image.Resampling.BILINEAR)
+    square = Image.new("RGB", (SIDE, SIDE), FILL)
+    square.paste(photo, tuple(round((SIDE - side) * 0.5) for side in size))
+    return np.asarray(square)
+"""
+_STRETCH = """\
+    if photo.size != (SIDE, SIDE):
+        photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(photo)
+"""
+_RECIPES = {
+    "crop": ("The middle of a photo", "RESIZE, CROP = {resize}, {crop}", _CROP),
+    "pad": ("All of a photo", "SIDE, FILL = {crop}, {fill}", _PAD),
+    "stretch": ("All of a photo, out of shape", "SIDE = {crop}", _STRETCH),
+}
+"""By the fit: what is seen of a photo, the numbers, and the steps."""
+
+
+def recipe(size: Preprocessing) -> str:
+    """A program that makes of photos what the model takes, to the bit."""
+    shows, sizes, steps = _RECIPES[size.fit]
+    numbers = sizes.format(resize=size.resize, crop=size.crop, fill=MEAN_COLOUR)
+    return _RECIPE.format(shows=shows, sizes=numbers, crop=size.crop, steps=steps)
 
 
 def write_model(folder: Path, which: str, bundle: Bundle) -> About:
@@ -79,22 +110,19 @@ def write_model(folder: Path, which: str, bundle: Bundle) -> About:
       RunError: the model has no such form.
     """
     size = bundle.preprocessing
-    if size.fit != "crop":
-        raise RunError(
-            f"the model sees photos whole (--fit {size.fit}), and an export can only "
-            "crop: train with --fit crop, or use predict"
-        )
     WRITERS[which](folder / FORMATS[which].file, bundle)
     about = About(which, bundle.name, bundle.classes, size, bundle.certainty)
     write_about(folder / ABOUT, about)
     if not FORMATS[which].whole:
-        write_text(folder / RECIPE, _RECIPE.format(resize=size.resize, crop=size.crop))
+        write_text(folder / RECIPE, recipe(size))
     return about
 
 
 def _network(bundle: Bundle) -> Callable[[jax.Array], jax.Array]:
     """Probabilities of uint8 crops, float32; the weights are constants in it."""
     forward, params, stats = make_forward(bundle)
+    if bundle.certainty.label_thresholds:
+        return lambda images: jax.nn.sigmoid(forward(params, stats, images))
     heat = bundle.certainty.temperature
     return lambda images: jax.nn.softmax(forward(params, stats, images) / heat)
 
@@ -120,9 +148,7 @@ def _write_onnx(path: Path, bundle: Bundle) -> None:
 
     size = bundle.preprocessing
     graph = onnx_graph.Graph()
-    crops = onnx_photo.add_crop(
-        graph, PIXELS, resize=size.resize, crop=size.crop, output=CROPS
-    )
+    crops = onnx_photo.add_square(graph, PIXELS, size, output=CROPS)
     try:
         with _traced_for_all():
             closed = onnx_rules.trace(_network(bundle), crop=size.crop)

@@ -28,6 +28,8 @@ TIMM = {
 """How names begin that timm has too, with the same tensors: its last layer, its first.
 
 timm's MobileNets have other names for their layers, and it has no GoogLeNet."""
+TIMM_FITS = {"crop": "center", "pad": "border", "stretch": "squash"}
+"""timm's names for how a photo becomes a square."""
 LARGEST_VGG = 255
 """Pixels a side from which on timm's VGGs slide over the map that torchvision pools."""
 _REPOSITORY = re.compile(r"(?=.{3,96}$)\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
@@ -68,7 +70,7 @@ def write_config(folder: Path, about: About) -> None:
         "num_classes": len(about.classes),
         "input_size": [3, size.crop, size.crop],
         "crop_pct": crop_share(size),
-        "crop_mode": "center",
+        "crop_mode": TIMM_FITS[size.fit],
         "interpolation": "bilinear",
         "mean": list(size.mean),
         "std": list(size.std),
@@ -83,6 +85,8 @@ def write_config(folder: Path, about: About) -> None:
 
 def crop_share(size: Preprocessing) -> float:
     """`crop_pct`: of it timm makes the short side, `floor(crop / crop_pct)`."""
+    if size.fit != "crop":
+        return 1.0
     share = size.crop / size.resize
     # Rounding may lead to the pixel below; half a pixel more cannot.
     exact = int(size.crop / share) == size.resize

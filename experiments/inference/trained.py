@@ -29,6 +29,17 @@ def scales(model: str) -> tuple[int, ...]:
     return (open_network(model, scale=None).scale,)
 
 
+def trained_file(model: str, *, scale: int) -> Path | None:
+    """The file of a network that comes with the programs; none, of another name.
+
+    For a scale that it does not come for, that of the smallest it does.
+    """
+    if model not in trained_names():
+        return None
+    best = scale if scale in scales(model) else scales(model)[0]
+    return FOLDER / f"{model}_x{best}.safetensors"
+
+
 def open_network(model: str, *, scale: int | None) -> Enlarger:
     """The network that `--model` and `--scale` name.
 

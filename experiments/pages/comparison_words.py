@@ -116,8 +116,8 @@ def _certainty(row: Standing) -> str:
     cured = (
         "which no temperature betters"
         if certainty.temperature == 1
-        else f"and by {after} after a temperature, each half of the images by that of "
-        "the other"
+        else f"and by {after} after a temperature, each part of the images by that of "
+        "the others"
     )
     return (
         f"The percentages of {_name(row)} are off by {before} points (the expected "

@@ -120,7 +120,7 @@ class Trust(NamedTuple):
       temperature: see `calibration.Certainty`.
       before: the calibration without it.
       chance: see `calibration.chance_error`.
-      thresholds: for some precisions, the threshold, and how each half of the images
+      thresholds: for some precisions, the threshold, and how each part of the images
         fares by that of the other.
     """
 
@@ -135,7 +135,7 @@ class Findings(NamedTuple):
 
     Attributes:
       calibration: see `analysis.calibration`; after the temperature, if there is one,
-        each half of the images after that of the other.
+        each part of the images after that of the others.
       trust: what that does.
       overfitted: the epoch's index from which on the run overfitted.
       missed: see `analysis.missed_classes`.

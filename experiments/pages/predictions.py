@@ -12,6 +12,7 @@ from experiments.pages.cells import csv_line, unguarded
 from jaxvision.evaluation import Evaluation
 from jaxvision.files import atomic_path, regular_file
 from jaxvision.metrics import IntVector
+from jaxvision.multilabel import MultilabelEvaluation
 from jaxvision.typing import Array, Float
 
 FIXED_COLUMNS = ("path", "label", "prediction", "confidence")
@@ -142,6 +143,68 @@ def read_predictions(path: str | Path) -> Evaluation:
         probabilities=table[:, 1:],
         classes=classes,
     )
+
+
+def read_label_predictions(
+    path: str | Path, *, thresholds: Sequence[float]
+) -> MultilabelEvaluation:
+    """Reads what `write_label_predictions` wrote of images with labels.
+
+    Args:
+      path: the table.
+      thresholds: from which probability each label is said; the table has none.
+
+    Raises:
+      ValueError: the file is no such table; the message names the line.
+    """
+    with _open(path, "r") as file:
+        rows = csv.reader(file)
+        header = tuple(next(rows, ()))
+        classes = tuple(map(unguarded, header[len(LABEL_COLUMNS) :]))
+        if header[: len(LABEL_COLUMNS)] != LABEL_COLUMNS or not classes:
+            raise ValueError(
+                f"{path}: the first line must name the columns "
+                f"{', '.join(LABEL_COLUMNS)} and then the labels"
+            )
+        index = {name: i for i, name in enumerate(classes)}
+        paths, labels, numbers = [], [], []
+        for row in rows:
+            try:
+                source, truth, _, *values = row
+                flags = np.zeros(len(classes), np.uint8)
+                for name in filter(None, unguarded(truth).split(";")):
+                    flags[index[name]] = 1
+                numbers.append([float(value) for value in values])
+                if len(values) != len(classes):
+                    raise ValueError
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"{path}, line {rows.line_num}: expected a path, two cells of the "
+                    f"{len(classes)} labels' names and {len(classes)} numbers"
+                ) from None
+            labels.append(flags)
+            paths.append(unguarded(source))
+    shape = len(paths), len(classes)
+    return MultilabelEvaluation(
+        paths=tuple(paths),
+        labels=np.array(labels, np.uint8).reshape(shape),
+        probabilities=np.array(numbers, np.float32).reshape(shape),
+        classes=classes,
+        thresholds=tuple(thresholds),
+    )
+
+
+def read_judged(path: str | Path) -> list[str]:
+    """The paths of the images in either kind of table.
+
+    Raises:
+      ValueError: the file is no such table.
+    """
+    with _open(path, "r") as file:
+        rows = csv.reader(file)
+        if next(rows, ())[:1] != ["path"]:
+            raise ValueError(f"{path}: the first line must name the column path first")
+        return [unguarded(row[0]) for row in rows if row]
 
 
 def _open(path: str | Path, mode: str) -> IO[str]:

@@ -1,6 +1,6 @@
 const about = JSON.parse(document.getElementById("about").textContent);
 const byId = (id) => document.getElementById(id);
-const corrections = new Map(); // card -> { folder, name, file }
+const corrections = new Map(); // card -> { name, file } and a folder, or the labels
 const waiting = [];
 let answered = 0, asked = 0, running = false, stopper = null;
 
@@ -93,9 +93,9 @@ async function classify(file, signal) {
   const said = await reply.json();
   const box = card(file.name, "", [pictures(said), make("div", "words"), near(said)]);
   const words = box.querySelector(".words");
-  words.append(verdict(said), ranks(said.probabilities));
+  words.append(about.several ? labels(said) : verdict(said), ranks(said));
   for (const note of said.notes) words.append(make("p", "note", note));
-  words.append(correct(box, said, file));
+  words.append((about.several ? correctLabels : correct)(box, said, file));
   return box;
 }
 
@@ -106,7 +106,7 @@ function picture(source, words, caption) {
 function pictures(said) {
   const shown = make("div", "pictures", picture(said.seen, `${said.name}, as the net sees it`, "what the net saw"));
   if (said.looked) {
-    shown.append(picture(said.looked, `Where the net found ${said.prediction}: bright places`, "what spoke for its answer"));
+    shown.append(picture(said.looked, `Where the net found ${said.looked_for}: bright places`, about.several ? `what spoke for ${said.looked_for}` : "what spoke for its answer"));
     return shown;
   }
   shown.classList.add("one");
@@ -119,8 +119,17 @@ function verdict(said) {
   return line;
 }
 
-function ranks(probabilities) {
-  const best = Object.entries(probabilities).sort((a, b) => b[1] - a[1]).slice(0, 3);
+// Of several labels all that are said; of no label that too.
+function labels(said) {
+  if (!said.predictions.length) return make("p", "verdict", make("strong", "none", "no label"));
+  return make("ul", "verdict", said.predictions.map((name) => make("li", "", [
+    make("strong", "", name), make("span", "share", percent(said.probabilities[name])),
+  ])));
+}
+
+function ranks({ probabilities, predictions = [] }) {
+  const shown = Math.max(3, predictions.length + 1);
+  const best = Object.entries(probabilities).sort((a, b) => b[1] - a[1]).slice(0, shown);
   return make("ol", "ranks", best.map(([name, share]) => {
     const bar = make("i");
     bar.style.width = percent(share).replace(" ", "");
@@ -145,29 +154,52 @@ function correct(box, said, file) {
   const choice = make("select", "", make("option", "", "the answer is right", { value: "" }));
   about.classes.forEach((name, label) => choice.append(make("option", "", name, { value: label })));
   choice.addEventListener("change", () => {
-    if (choice.value === "") corrections.delete(box);
-    else corrections.set(box, { folder: about.folders[choice.value], name: said.file, file });
-    box.classList.toggle("corrected", choice.value !== "" && about.classes[choice.value] !== said.prediction);
-    byId("corrections").hidden = !corrections.size;
-    byId("count").textContent = `${counted(corrections.size, "photo")} with the right class.`;
+    const chosen = choice.value !== "" && { folder: about.folders[choice.value], name: said.file, file };
+    noteCorrection(box, chosen, chosen && about.classes[choice.value] !== said.prediction);
   });
   return make("p", "correct", make("label", "", [make("span", "", "Wrong? It shows"), choice]));
 }
 
+function correctLabels(box, said, file) {
+  const boxes = about.classes.map((name) => make("input", "", [], { type: "checkbox", checked: said.predictions.includes(name) }));
+  const right = make("input", "", [], { type: "checkbox" }); // of which there is nothing to change
+  const update = () => {
+    const named = about.classes.filter((_, label) => boxes[label].checked);
+    const changed = named.join("\n") !== said.predictions.join("\n");
+    noteCorrection(box, (changed || right.checked) && { labels: named, name: said.file, file }, changed);
+  };
+  const ticks = boxes.map((one, label) => make("label", "", [one, make("span", "", about.classes[label])]));
+  ticks.push(make("label", "right", [right, make("span", "", "keep it as it is")]));
+  const field = make("fieldset", "correct", [make("legend", "", "Wrong? It shows"), ...ticks]);
+  field.addEventListener("change", update);
+  return field;
+}
+
+// `chosen`: what the photo shows, or false where there is nothing to note.
+function noteCorrection(box, chosen, changed) {
+  if (chosen) corrections.set(box, chosen);
+  else corrections.delete(box);
+  box.classList.toggle("corrected", Boolean(changed));
+  byId("corrections").hidden = !corrections.size;
+  byId("count").textContent = `${counted(corrections.size, "photo")} with the right ${about.several ? "labels" : "class"}.`;
+}
+
 byId("download").addEventListener("click", async () => {
-  const taken = new Set(), files = [];
-  for (const { folder, name, file } of corrections.values()) {
+  const taken = new Set(), files = [], lines = [];
+  for (const { folder = "photos", labels, name, file } of corrections.values()) {
     const dot = name.lastIndexOf(".");
-    let path = `corrections/${folder}/${name}`;
+    let path = `${folder}/${name}`;
     for (let number = 2; taken.has(path.toLowerCase()); number++) {
-      path = `corrections/${folder}/${name.slice(0, dot)}-${number}${name.slice(dot)}`;
+      path = `${folder}/${name.slice(0, dot)}-${number}${name.slice(dot)}`;
     }
     taken.add(path.toLowerCase());
-    files.push([path, file]);
+    files.push([`corrections/${path}`, file]);
+    lines.push(`${JSON.stringify({ path, labels })}\n`);
   }
+  if (about.several) files.push(["corrections/labels.jsonl", new Blob(lines)]);
   try {
     save(await zip(files), "corrections.zip");
-    say(`corrections.zip holds ${counted(files.length, "photo")}.`);
+    say(`corrections.zip holds ${counted(lines.length, "photo")}.`);
   } catch (error) { // a file has changed since, say
     say(`The corrections cannot be packed: ${error.message}`);
   }

@@ -1,6 +1,6 @@
 """The photographs that an export is proved on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,12 +8,14 @@ import numpy as np
 
 from converters.bundle import Bundle
 from experiments.command.options import RunError, UsageError
-from experiments.pages.predictions import read_predictions
+from experiments.pages.predictions import read_label_predictions, read_predictions
 from experiments.runs.folder import CONFIG, open_run
 from jaxvision.data import image_files
 from jaxvision.data.photo import Photo
 from jaxvision.data.sources import fetch_source, find_source
 from jaxvision.download import DownloadError
+from jaxvision.evaluation import Evaluation
+from jaxvision.multilabel import MultilabelEvaluation
 
 LARGEST = 256
 """Photos that an export is proved on; of more, as many are taken evenly."""
@@ -26,11 +28,12 @@ class Photos(NamedTuple):
 
     Attributes:
       paths: files.
-      labels: their classes; None where nobody knows them all.
+      labels: their classes, or 1 for each label that holds; None where nobody knows
+        them all.
       source: which those are, in words.
       calibration: files by which int8 is fitted.
       calibrated_on: which those are, in words.
-      judged: the accuracy of the run on all its validation photos, in words.
+      judged: how right the run was on all its validation photos, in words.
     """
 
     paths: tuple[Path, ...]
@@ -49,8 +52,10 @@ class Photos(NamedTuple):
         )
 
 
-def given_photos(folder: Path, classes: Sequence[str]) -> Photos:
+def given_photos(folder: Path, bundle: Bundle) -> Photos:
     """Those below a folder; classes are known if all lie in folders named like them.
+
+    Of photos with several labels nobody knows all by a folder's name.
 
     Raises:
       UsageError: there are none.
@@ -62,7 +67,8 @@ def given_photos(folder: Path, classes: Sequence[str]) -> Photos:
     if not found:
         raise UsageError(f"--check {folder}: there are no images in this folder")
     paths = [Path(found[index]) for index in _evenly(len(found), LARGEST)]
-    index = {name: label for label, name in enumerate(classes)}
+    one_each = not bundle.certainty.label_thresholds
+    index = {name: label for label, name in enumerate(bundle.classes) if one_each}
     labels = [index.get(path.parent.name) for path in paths]
     source = f"{len(paths)} of the {len(found)} photos in {folder.name}"
     return Photos(
@@ -87,8 +93,12 @@ def run_photos(run: Path, bundle: Bundle, scratch: Path) -> Photos:
             f"{run}: there is no predictions.csv, which names the validation photos; "
             "give --check FOLDER with photos"
         )
+    limits = bundle.certainty.label_thresholds
     try:
-        evaluation = read_predictions(table)
+        if limits:
+            evaluation = read_label_predictions(table, thresholds=limits)
+        else:
+            evaluation = read_predictions(table)
     except ValueError as error:
         raise UsageError(
             f"{run} is damaged: {error}; or give --check FOLDER"
@@ -115,8 +125,18 @@ def run_photos(run: Path, bundle: Bundle, scratch: Path) -> Photos:
         ),
         calibration=tuple(fitted or paths[:CALIBRATION]),
         calibrated_on="of the training data" if fitted else "those of the proof",
-        judged=f"{evaluation.accuracy:.2%} of {len(evaluation)} photos",
+        judged=_judged(evaluation),
     )
+
+
+def _judged(evaluation: Evaluation | MultilabelEvaluation) -> str:
+    count = f"of {len(evaluation)} photos"
+    if isinstance(evaluation, Evaluation):
+        return f"accuracy {evaluation.accuracy:.2%} {count}"
+    if not evaluation.labels.any():
+        return ""
+    share = evaluation.mean_average_precision
+    return f"mean average precision {share:.2%} {count}"
 
 
 def _source_photos(run: Path, *, needed: bool) -> dict[str, Photo]:

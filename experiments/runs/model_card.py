@@ -1,6 +1,6 @@
 """The model card of an export: a page of Markdown for who gets the folder."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments.inference.exporting import ANSWER, CROPS, PIXELS, PLATFORMS, RECIPE
 from experiments.inference.portable import FORMATS, About
 from experiments.pages.cells import guarded
+from jaxvision.preprocess import MEAN_COLOUR
 
 KNOWN = {
     "data": "Trained on",
@@ -29,20 +30,22 @@ class Proof(NamedTuple):
       bound: the largest difference of a probability that is allowed; None where the
         model was made another on purpose.
       difference: the largest that was found.
-      other_labels: how many photos got another label than by the run's model.
-      accuracy: of the export on these photos; None where their classes are unknown.
-      own_accuracy: of the run's model on the same.
       seconds: what the process took, its start included.
+      other_labels: how many photos got another label than by the run's model.
+      measure: how it is judged: accuracy or mean average precision.
+      score: so of the export on these photos; None where their classes are unknown.
+      own_score: of the run's model on the same.
     """
 
     photos: int
     source: str
     bound: float | None
     difference: float
-    other_labels: int
-    accuracy: float | None
-    own_accuracy: float | None
     seconds: float
+    other_labels: int
+    measure: str = "accuracy"
+    score: float | None = None
+    own_score: float | None = None
 
 
 def model_card(
@@ -60,7 +63,7 @@ def model_card(
       about: the model.
       proof: that it is the run's.
       run: the options of the run and its `environment`; empty where nobody knows.
-      judged: the accuracy on all the validation photos, in words; empty if unknown.
+      judged: how right the run was on its validation photos; empty if unknown.
       size: bytes of the model's file.
       notes: what else there is to say.
     """
@@ -68,7 +71,8 @@ def model_card(
     parts = [
         f"# {about.name} for {len(about.classes)} classes",
         f"`{file}` ({mb:.1f} MB) names what a photo shows: it gives the probability of "
-        f"each class. It was exported from a training run of jaxvision.",
+        f"each class{_several(about)}. It was exported from a training run of "
+        "jaxvision.",
         "## Model",
         _table(_facts(about, run, judged)),
         "## Input and output",
@@ -93,7 +97,7 @@ def _facts(about: About, run: Mapping[str, Any], judged: str) -> dict[str, str]:
     facts["Classes"] = names + (f" and {more} more" if more > 0 else "")
     # Of a path the name: the folders above it are nobody else's business.
     facts |= {KNOWN[name]: Path(str(run[name])).name for name in KNOWN if name in run}
-    facts["Validation accuracy of the run"] = judged or "unknown"
+    facts["Validation of the run"] = judged or "unknown"
     return facts
 
 
@@ -107,10 +111,8 @@ def _table(rows: Mapping[str, str]) -> str:
 
 def _interface(about: About) -> list[str]:
     size = about.preprocessing
-    recipe = (
-        f"the short side becomes {size.resize} pixels (bilinear with antialiasing, as "
-        f"Pillow's), and the middle {size.crop} x {size.crop} are cut out; what is "
-        "missing is black"
+    recipe = _RECIPES[size.fit].format(
+        resize=size.resize, crop=size.crop, colour=_numbers(MEAN_COLOUR)
     )
     where = "the model does" if about.format in _PROGRAMS else "the caller does"
     inside = (
@@ -136,25 +138,63 @@ def _interface(about: About) -> list[str]:
         )
     else:
         given = (
-            f"The model takes crops, {shape}, RGB. `{RECIPE}` makes them of photos, as "
-            f"in training and to the bit: {recipe}. It is not in the model, because a "
-            "program of XLA's has fixed sizes and would be compiled for each. JAX "
+            f"The model takes squares, {shape}, RGB. `{RECIPE}` makes them of photos, "
+            f"as in training and to the bit: {recipe}. It is not in the model, because "
+            "a program of XLA's has fixed sizes and would be compiled for each. JAX "
             "reads the program for six months after the version that wrote it, and "
             f"runs it on {', '.join(PLATFORMS)}."
             if about.format == "stablehlo"
-            else f"The network takes crops, {shape}, RGB, from `{RECIPE}`: {recipe}."
+            else f"The network takes squares, {shape}, RGB, from `{RECIPE}`: {recipe}."
         )
-    heat = about.certainty.temperature
-    words = (
-        "probabilities"
-        if about.format in _PROGRAMS
-        else "logits, of which a softmax makes probabilities"
-        + (f", after division by {heat:.6g}" if heat != 1 else "")
-    )
+    words = "probabilities" if about.format in _PROGRAMS else _logits(about)
     answer = f"The answer is float32 `(n, {len(about.classes)})`: {words}."
-    return [given, inside, f"{answer} {order}", f"```python\n{code}\n```"]
+    said = f"{answer} {order}"
+    return [given, inside, said, _thresholds(about), f"```python\n{code}\n```"]
 
 
+def _several(about: About) -> str:
+    if not about.certainty.label_thresholds:
+        return ""
+    return ", of which it may show several or none"
+
+
+def _logits(about: About) -> str:
+    if about.certainty.label_thresholds:
+        return "logits, of which the logistic function makes probabilities"
+    heat = about.certainty.temperature
+    divided = f", after division by {heat:.6g}" if heat != 1 else ""
+    return f"logits, of which a softmax makes probabilities{divided}"
+
+
+def _thresholds(about: About) -> str:
+    limits = about.certainty.label_thresholds
+    if not limits:
+        return ""
+    pairs = list(zip(about.classes, limits, strict=True))
+    told = ", ".join(f"{name} {limit:.3g}" for name, limit in pairs[:SHOWN])
+    more = " ..." if len(pairs) > SHOWN else ""
+    return (
+        "A photo has each label whose probability reaches its threshold, those of "
+        f"`label_thresholds` in `bundle.json`: {told}{more}."
+    )
+
+
+_RECIPES = {
+    "crop": (
+        "the short side becomes {resize} pixels (bilinear with antialiasing, as "
+        "Pillow's), and the middle {crop} x {crop} are cut out; what is missing is "
+        "black"
+    ),
+    "pad": (
+        "the long side becomes {crop} pixels (bilinear with antialiasing, as Pillow's "
+        "`ImageOps.pad`), and the colour {colour} fills the square of {crop} x {crop}"
+    ),
+    "stretch": (
+        "both sides become {crop} pixels (bilinear with antialiasing, as Pillow's), "
+        "whatever its shape"
+    ),
+}
+"""By the fit, what becomes of a photo."""
 _PROGRAMS = ("onnx", "stablehlo")
 """Formats that hold what is computed, and not the tensors alone."""
 _CODE = {
@@ -167,11 +207,11 @@ session = onnxruntime.InferenceSession("model.onnx")
 (probabilities,) = session.run(None, {{"photos": photo[None]}})""",
     "stablehlo": """\
 import jax, numpy
-from preprocess import crop
+from preprocess import prepare
 
 with open("model.stablehlo", "rb") as file:
     model = jax.export.deserialize(bytearray(file.read()))
-probabilities = jax.jit(model.call)(crop("photo.jpg")[None])""",
+probabilities = jax.jit(model.call)(prepare("photo.jpg")[None])""",
     "safetensors": """\
 import safetensors.torch
 
@@ -183,7 +223,7 @@ model.load_state_dict(torch.load("model.pth", weights_only=True))""",
 }
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _numbers(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
@@ -200,10 +240,11 @@ def _proved(proof: Proof) -> list[str]:
         f"probabilities differ by {proof.difference:.1e} at most ({bound}); "
         f"{proof.other_labels} of {proof.photos} photos got another label."
     ]
-    if proof.accuracy is not None and proof.own_accuracy is not None:
+    if proof.score is not None and proof.own_score is not None:
+        measure = proof.measure[0].upper() + proof.measure[1:]
         lines.append(
-            f"Accuracy on these photos: {proof.accuracy:.2%}; of the run's model "
-            f"{proof.own_accuracy:.2%}."
+            f"{measure} on these photos: {proof.score:.2%}; of the run's model "
+            f"{proof.own_score:.2%}."
         )
     return lines
 

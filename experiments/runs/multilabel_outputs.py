@@ -16,8 +16,12 @@ from experiments.pages.predictions import write_label_predictions
 from experiments.runs.classifier_outputs import seen_share
 from jaxvision import duplicates
 from jaxvision.data import Dataset
-from jaxvision.data.lazy import LazyImages
 from jaxvision.multilabel import MultilabelEvaluation, mean_average_precision
+
+UNSOUGHT = (
+    "the photos were streamed: validation images that are in the training set too were "
+    "not looked for"
+)
 
 
 def write_multilabel_outputs(
@@ -53,11 +57,12 @@ def write_multilabel_outputs(
         labels=evaluation.labels,
     )
     plots.curves(about.history, folder / "curves.png")
-    leaked = _leaked(dataset, bundle)
-    if leaked:
-        about = about._replace(
-            notes=[*about.notes, _leak_note(leaked, dataset, evaluation)]
-        )
+    if dataset.is_streamed:  # all photos would have to be decoded once more
+        notes = [UNSOUGHT]
+    else:
+        leaked = _leaked(dataset, bundle)
+        notes = [_leak_note(leaked, dataset, evaluation)] if leaked else []
+    about = about._replace(notes=[*about.notes, *notes])
     found = describe(dataset.val.images, evaluation)
     page = write_report(folder, about, labels=found)
     console.table(_table(evaluation))
@@ -77,8 +82,6 @@ def write_multilabel_outputs(
 def _leaked(dataset: Dataset, bundle: Bundle) -> dict[int, int]:
     """The validation photos that are training photos too, and which of these."""
     train, val = dataset.train.images, dataset.val.images
-    if isinstance(train, LazyImages) or isinstance(val, LazyImages):
-        return {}  # all of them would have to be decoded once more
     share = seen_share(dataset.train, bundle.preprocessing)
     pairs = duplicates.between(
         duplicates.signatures(centre(train, share)), duplicates.signatures(val)

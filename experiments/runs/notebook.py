@@ -31,7 +31,9 @@ def live_curves(output: Path) -> Iterator[None]:
     from IPython.display import Image, Markdown, display
 
     before = {path: path.stat().st_mtime_ns for path in _tables(output)}
-    waiting = Markdown("The curves come with the first epoch.")
+    waiting = Markdown(
+        "*The curves come with the first epoch; before it the program is compiled.*"
+    )
     shown: Any = display(waiting, display_id=True)
     ended = threading.Event()
 
@@ -46,7 +48,10 @@ def live_curves(output: Path) -> Iterator[None]:
             history = read_metrics(grown[-1]) if grown else []
             if history and history != seen:
                 seen = history
-                shown.update(Image(data=png(curves_figure(history), dpi=90)))
+                figure = curves_figure(history)
+                name = grown[-1].parent.relative_to(output)
+                figure.suptitle(str(name), x=0.01, ha="left", size=8, parse_math=False)
+                shown.update(Image(data=png(figure, dpi=90)))
 
     thread = threading.Thread(target=watch, daemon=True)
     if shown is not None:

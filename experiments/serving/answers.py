@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command.options import UsageError
 from experiments.inference.classifier import Explain, explainer
 from experiments.inference.portable import Portable, Predict, open_portable, read_photos
 from experiments.inference.unsure import least_sure
@@ -40,15 +39,9 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
       precision: see `predict`.
 
     Raises:
-      UsageError: there is none, it does not know how sure it is, or it gives a photo
-        several labels.
+      UsageError: there is none, or it does not know how sure it is.
     """
     model = open_portable(path)
-    if model.certainty.label_thresholds:
-        raise UsageError(
-            f"{path} gives a photo several labels, and the page shows one: use "
-            "experiments.predict"
-        )
     limit = least_sure(model, precision)
     predict = model.make_predict()
     explain = explainer(model.bundle, batch_size=1) if model.bundle else None
@@ -62,7 +55,7 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
         said = _said(row, model, limit) | {"name": upload.name, "notes": notes}
         if upload.wishes.get("pictures"):
             with device:
-                said |= _looked(image[0], int(row.argmax()), explain, model)
+                said |= _looked(image[0], _foremost(row, model), explain, model)
             said["file"] = safe_file(upload.name, ending=_ending(upload.data))
             said["nearest"] = nearest.find(image) if nearest else []
             said["nearest_note"] = nearest.note if nearest else NO_PHOTOS
@@ -74,6 +67,7 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
             "net": model.name,
             "classes": list(model.classes),
             "folders": safe_folders(model.classes),
+            "several": bool(model.certainty.label_thresholds),
             "facts": {"From": str(path)} | _facts(model, limit, precision),
         },
         answers={"/predict": answer},
@@ -91,6 +85,8 @@ def _facts(model: Portable, limit: float, precision: float | None) -> dict[str, 
         if certainty.temperature != 1
         else "the net's own",
     }
+    if certainty.label_thresholds:
+        facts["Labels"] = "all that reach their thresholds"
     if precision is not None:
         which = f"below {limit:.1%}" if limit else "never"
         facts["Unsure"] = f"{which}, for {precision:.1%} right answers"
@@ -113,14 +109,28 @@ def _read(upload: Upload, model: Portable) -> tuple[Any, list[str]]:
 
 
 def _said(row: np.ndarray, model: Portable, limit: float) -> dict[str, Any]:
-    best = int(row.argmax())
-    shares = row.tolist()
+    """One class; of several labels all that reach their thresholds, as `predict`."""
+    shares = dict(zip(model.classes, row.tolist(), strict=True))
+    if limits := model.certainty.label_thresholds:
+        reached = np.nonzero(row >= np.asarray(limits))[0]
+        return {
+            "predictions": [model.classes[int(label)] for label in reached],
+            "probabilities": shares,
+            "thresholds": dict(zip(model.classes, limits, strict=True)),
+        }
+    best = model.classes[int(row.argmax())]
     return {
-        "prediction": model.classes[best],
+        "prediction": best,
         "probability": shares[best],
         "unsure": shares[best] < limit,
-        "probabilities": dict(zip(model.classes, shares, strict=True)),
+        "probabilities": shares,
     }
+
+
+def _foremost(row: np.ndarray, model: Portable) -> int:
+    """The likeliest class; of several labels, the one most over its threshold."""
+    limits = model.certainty.label_thresholds
+    return int((row - np.asarray(limits) if limits else row).argmax())
 
 
 def _looked(
@@ -128,6 +138,7 @@ def _looked(
 ) -> dict[str, Any]:
     """What the net saw, and that with the heat of its answer over it."""
     said: dict[str, Any] = {"seen": jpeg(image, longest=SIDE), "looked": None}
+    said["looked_for"] = model.classes[label]
     if model.bundle is None:
         return said | {"looked_note": NO_HEAT}
     if explain is None:

@@ -1,6 +1,7 @@
 """The training photos that are, to the net, most like a photo."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ import numpy as np
 from converters.bundle import Bundle
 from experiments.inference.classifier import make_features
 from experiments.pages.photos import jpeg
-from experiments.pages.predictions import read_predictions
+from experiments.pages.predictions import read_judged
 from experiments.runs.folder import CONFIG, open_run
 from jaxvision.data import cifar10, pets
 from jaxvision.data.archive import data_folder
-from jaxvision.data.photo import Photo
+from jaxvision.data.photo import Photo, Source, labels_of
 from jaxvision.data.sources import find_source
 from jaxvision.data.squares import read_crops
 from jaxvision.download import DownloadError
@@ -29,7 +30,7 @@ SIDE = 120
 
 
 class Known(NamedTuple):
-    """A training photo: of which class, which file, and a small picture of it."""
+    """A training photo: its class or labels, its file, and a small picture of it."""
 
     label: str
     name: str
@@ -70,12 +71,11 @@ class NearestPhotos:
     def look_through(self, stop: Event) -> None:
         """Computes the features of all, until `stop`; what cannot be read is none."""
         found, self._why_none = training_photos(self._run)
-        order = np.random.default_rng(0).permutation(len(found))[:MOST]
-        self._total = len(order)
-        for start in range(0, len(order), BATCH):
+        self._total = len(found)
+        for start in range(0, len(found), BATCH):
             if stop.is_set():
                 return
-            self._add([found[index] for index in order[start : start + BATCH]])
+            self._add(found[start : start + BATCH])
             self._done = min(start + BATCH, self._total)
 
     def _add(self, photos: Sequence[tuple[Photo, str]]) -> None:
@@ -122,6 +122,8 @@ class NearestPhotos:
 def training_photos(run: Path) -> tuple[list[tuple[Photo, str]], str]:
     """What a run was trained on, with the classes' names; or why it is not at hand.
 
+    At most `MOST` of them, in an order of chance.
+
     Args:
       run: its folder, or a file in it.
     """
@@ -134,20 +136,28 @@ def training_photos(run: Path) -> tuple[list[tuple[Photo, str]], str]:
             )
     try:
         data = str(open_run(folder).config.get("data", ""))
-        judged = set(read_predictions(folder / "predictions.csv").paths)
+        judged = set(read_judged(folder / "predictions.csv"))
         if not _is_here(data):
             raise ValueError(f"data {data!r} is no longer in the cache")
         source = find_source(data, labelled=True)
-        # What has a line in predictions.csv was judged, all the rest trained on.
-        found = []
-        for photo in (*source.train, *source.val):
-            label = photo.label()
-            if photo.name not in judged and isinstance(label, int):
-                found.append((photo, source.classes[label]))
+        found = list(islice(_drawn(source, judged), MOST))
     except (OSError, ValueError, DownloadError) as error:
         reason = " ".join(str(error).split())
         return [], f"The training photos are not at hand: {reason}"
     return found, ""
+
+
+def _drawn(source: Source, judged: Container[str]) -> Iterator[tuple[Photo, str]]:
+    """Training photos by chance; of a large source no other becomes an object.
+
+    What has a line in predictions.csv was judged, all the rest trained on.
+    """
+    first = len(source.train)
+    for place in np.random.default_rng(0).permutation(first + len(source.val)).tolist():
+        photo = source.train[place] if place < first else source.val[place - first]
+        if photo.name not in judged:
+            names = [source.classes[label] for label in labels_of(photo)]
+            yield photo, ", ".join(names) or "no label"
 
 
 def _is_here(spec: str) -> bool:

@@ -35,6 +35,7 @@ from experiments.training.training import (
     Trainable,
     Training,
     count_parameters,
+    make_layout,
     make_mesh,
     make_trainable,
     make_training,
@@ -221,9 +222,10 @@ def _before_last_layer(
 
 def _make_predict(inputs: _Inputs, recipe: ClassifierRecipe) -> Predict:
     """Answers, of several views where the recipe says so."""
-    apply, batch_size = inputs.trained.apply, recipe.batch_size
-    mesh = make_mesh(recipe)
+    layout, batch_size = make_layout(recipe), recipe.batch_size
+    mesh = layout.mesh
     whole = parallel.replicated(mesh)
+    apply = layout.gathered(inputs.trained.apply)
     if views := VIEWS[recipe.tta]:
         apply = mirrored(apply, shift=views.get("shift", 0))
     if recipe.tta == "six":  # they would take six times a training batch's memory
@@ -234,7 +236,7 @@ def _make_predict(inputs: _Inputs, recipe: ClassifierRecipe) -> Predict:
     images = inputs.val if inputs.is_streamed else parallel.place(inputs.val, whole)
 
     def predict(params: Tree, stats: Tree) -> Said:
-        params, stats = parallel.place((params, stats), whole)
+        params, stats = layout.place((params, stats))
         if not inputs.is_streamed:
             return Said(step(params, stats, images), inputs.val_places)
         logits, there = stream.outputs(
@@ -266,9 +268,9 @@ def _keeper(
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
         logits, places = predict(params, stats)
         certainty = answers_of(dataset).certainty(dataset.val.labels[places], logits)
+        params, stats = parallel.on_host((params, stats))
         if not processes.is_first():
             return
-        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             name,

@@ -26,7 +26,7 @@ from experiments.training.training import (
     Start,
     Task,
     Training,
-    make_mesh,
+    make_layout,
     make_trainable,
     make_training,
 )
@@ -66,7 +66,7 @@ class EnlargerRecipe(Recipe):
     """What becomes of the crops beside their reduction: bicubic: nothing, as in the
     papers; web: blur, smaller sizes and JPEG, more than once; camera: noise."""
     loss: Literal["l1", "l1+perceptual", "mse", "mse+perceptual"] = "l1"
-    """l1: the absolute error, of the luma above all; mse: the squared error; either
+    """l1: the absolute error, mse: the squared error, of the luma above all; either
     +perceptual: and the distance of VGG16's features, for sharper pictures."""
     perceptual_weight: float = limited(0.1, limits.positive)
     """Weight of the features' distance beside the error."""
@@ -107,8 +107,8 @@ def make_enlarger_training(
         )
     recipe = _warmed(recipe, steps=crops // recipe.batch_size)
     fingerprint, judged = _fingerprints(photos)
-    mesh = make_mesh(recipe)
-    place = partial(parallel.place, sharding=parallel.replicated(mesh))
+    layout = make_layout(recipe)
+    whole = parallel.replicated(layout.mesh)
     error, _, features = recipe.loss.partition("+")
     used = perceptual if features else None
     model = start.model
@@ -116,21 +116,21 @@ def make_enlarger_training(
     # In full precision, whatever the training computes in.
     exact, _, _ = functionalize(model)
     pairs = _pairs(recipe, model)
-    validate = make_validate(exact, pairs, border=model.scale)
+    validate = make_validate(layout.gathered(exact), pairs, border=model.scale)
     squares = [
-        place(stack)
+        parallel.place(stack, whole)
         for stack in stacks([photo.image for photo in photos.val], scale=model.scale)
     ]
 
     def evaluate(params: Tree, stats: Tree) -> dict[str, float]:
-        figures = [validate(params, stats, stack) for stack in squares]
+        figures = [validate(params, stats, *stack) for stack in squares]
         psnr, ssim = (np.concatenate(column) for column in zip(*figures, strict=True))
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        params, stats = parallel.on_host((params, stats))
         if not processes.is_first():
             return
-        params, stats = jax.device_get((params, stats))
         save_bundle(
             folder / "model.safetensors",
             start.name,
@@ -161,7 +161,7 @@ def make_enlarger_training(
 
 
 def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
-    """The recipe, whose warm-up lasts a few steps in short epochs too, if it has one."""
+    """The recipe, whose warm-up, if it has one, takes some steps in short runs too."""
     if recipe.optim.warmup_epochs == 0:
         return recipe
     epochs = max(recipe.optim.warmup_epochs, LEAST_WARMUP / steps)
@@ -186,10 +186,11 @@ def _streams(key: Array, count: int) -> tuple[Array, Sequence[Array]]:
 
 def make_validate(
     apply: Apply, pairs: Transform, *, border: int
-) -> Callable[[Tree, Tree, Array], tuple[Array, Array]]:
-    """`validate(params, stats, images) -> (psnr, ssim)`, of each of uint8 images.
+) -> Callable[[Tree, Tree, Array, Array], tuple[Array, Array]]:
+    """`validate(params, stats, places, images) -> (psnr, ssim)`, of each image, uint8.
 
-    Both are of the luma, `border` pixels from the edge on, rounded to 8 bits.
+    Both are of the luma, `border` pixels from the edge on, rounded to 8 bits. A place
+    is the image's among all that are judged, by which it is degraded.
     """
 
     def one(params, stats, photo):
@@ -202,9 +203,8 @@ def make_validate(
         return jnp.minimum(psnr, MOST_DB), image_metrics.ssim(out, truth, **options)[0]
 
     @jax.jit
-    def validate(params, stats, images):
-        photos = (jnp.arange(len(images)), images)
-        return jax.lax.map(partial(one, params, stats), photos)
+    def validate(params, stats, places, images):
+        return jax.lax.map(partial(one, params, stats), (places, images))
 
     return validate
 
@@ -259,13 +259,19 @@ def _architecture(file: Path) -> str | None:
     return weights.read_safetensors(file)[1].get("architecture")
 
 
-def stacks(images: Sequence[np.ndarray], *, scale: int) -> list[np.ndarray]:
-    """The centres of photographs, uint8 `(n, side, side, 3)` for each of few sides."""
+def stacks(
+    images: Sequence[np.ndarray], *, scale: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The centres of photographs, `(places, squares)` for each of few sides.
+
+    Places among the images, int32 `(n,)`; uint8 `(n, side, side, 3)`.
+    """
     squares = [centre_square(image, scale=scale) for image in images]
-    sides = sorted({len(square) for square in squares})
+    sides = np.array([len(square) for square in squares], np.int32)
+    places = [np.flatnonzero(sides == side) for side in np.unique(sides)]
     return [
-        np.stack([square for square in squares if len(square) == side])
-        for side in sides
+        (group.astype(np.int32), np.stack([squares[place] for place in group]))
+        for group in places
     ]
 
 

@@ -19,9 +19,9 @@ from experiments.training.training import (
     Training,
     compute_dtype,
     layers_of,
-    make_mesh,
+    make_layout,
 )
-from jaxvision import models, parallel, train
+from jaxvision import models, train
 from jaxvision.data import Progress
 from jaxvision.data.lazy import LazyImages
 from jaxvision.functional import has_prefix, modules, replace_arrays
@@ -64,6 +64,7 @@ def split_last(
 
     The first gives what it sees, and of which of the images: those that can be read.
     """
+    layout = make_layout(recipe)
     layers_of(trained)  # says so where the images are too small
     body, last = split_head(
         start.model,
@@ -71,16 +72,14 @@ def split_last(
         dtype=compute_dtype(recipe),
     )
     step = train.make_eval_step(
-        body,
+        layout.gathered(body),
         # Without augmentation a key means the centre crop, which validation images are.
         [lambda _, batch: photos(jax.random.key(0), batch)],
         batch_size=recipe.batch_size,
-        mesh=make_mesh(recipe),
+        mesh=layout.mesh,
     )
 
-    params, stats = parallel.place(
-        (trained.params, trained.stats), parallel.replicated(make_mesh(recipe))
-    )
+    params, stats = layout.place((trained.params, trained.stats))
 
     def see(images: Images, progress: Progress) -> tuple[Array, np.ndarray]:
         if isinstance(images, LazyImages):
@@ -90,7 +89,7 @@ def split_last(
                 stats,
                 images,
                 batch_size=recipe.batch_size,
-                mesh=make_mesh(recipe),
+                mesh=layout.mesh,
                 progress=progress,
             )
             return out, np.flatnonzero(there)

@@ -27,6 +27,13 @@ On a CPU each call maps gigabytes of temporaries anew, half a second for a Mobil
 LATE = 0.05
 """Share of the time from which on it is said that steps wait for photos."""
 
+COMPILING = {
+    "cpu": "",
+    "gpu": "the GPU tries out each convolution; the next run has it from the disk",
+    "tpu": "perhaps minutes; the next run has it from the disk",
+}
+"""What there is to wait for, by platform."""
+
 LOST_SCALE = 2.0**-14
 """Loss scale below which float16 does not help: 30 halvings from where it begins."""
 
@@ -90,6 +97,8 @@ def _train(
                 ) from None
             if at.start < plan.steps:
                 break
+            note = "" if at.history else "compiled first"
+            show(f"{plan.title(at.epoch)}, judging", *_done(at, plan), note)
             line = end_epoch(at, plan, folder, means)
             saved.save(saver, at, plan)
             log(at.history)
@@ -103,11 +112,20 @@ def _train(
 
 def _compile(at: Place, plan: Plan, console: Console, show: Show) -> None:
     """Takes no step, so that the first epoch's time is that of its steps."""
-    show("compiling", 0, plan.epochs * plan.images, "")
+    note = COMPILING.get(jax.default_backend(), "")
+    show("compiling", *_done(at, plan), note)
     begun = time.perf_counter()
     at.state, at.sums = plan.compile(at.state, at.sums, epoch=at.epoch)
     jax.block_until_ready(at.sums)
     console.say(f"compiled in {time.perf_counter() - begun:.1f} s")
+
+
+def _done(at: Place, plan: Plan) -> tuple[int, int]:
+    """Images that have been shown, and all that will be."""
+    return (
+        at.epoch * plan.images + at.start * plan.batch_size,
+        plan.epochs * plan.images,
+    )
 
 
 class _DivergedError(Exception):
@@ -146,8 +164,7 @@ def _run_epoch(at: Place, plan: Plan, show: Show, stop: Stop) -> dict[str, float
         at.start = end
         show(
             plan.title(at.epoch),
-            at.epoch * plan.images + at.start * plan.batch_size,
-            plan.epochs * plan.images,
+            *_done(at, plan),
             f"loss {means['loss']:.3g}  {_others(means)}"
             f"{pace * plan.batch_size:.0f} images/s"
             + straggler([share for _, share in told]),

@@ -20,7 +20,7 @@ from jaxvision.preprocess import to_float
 from jaxvision.typing import Array, Batch, LossFn, Metrics
 
 COLOUR = 0.2
-"""Weight of the absolute error of the colours, red less luma say, beside the luma's."""
+"""Weight of the error of the colours, red less luma say, beside the luma's."""
 MEASURED = 8
 """Photographs by which the features of the perceptual loss are measured."""
 
@@ -55,17 +55,24 @@ def open_perceptual(vgg: str, layers: Sequence[str], *, console: Console) -> Per
 
 
 def squared(out: Array, target: Array) -> Array:
-    """The mean squared error."""
-    return jnp.square(out - target).mean()
+    """The mean squared error of the luma, and `COLOUR` times that of the colours."""
+    luma, colours = _errors(out, target)
+    return jnp.square(luma).mean() + COLOUR * jnp.square(colours).mean()
 
 
 def absolute(out: Array, target: Array) -> Array:
     """The mean absolute error of the luma, and `COLOUR` times that of the colours."""
+    luma, colours = _errors(out, target)
+    return jnp.abs(luma).mean() + COLOUR * jnp.abs(colours).mean()
+
+
+def _errors(out: Array, target: Array) -> tuple[Array, Array]:
+    """Of the luma, `(n, h, w, 1)`, and of the colours, red less luma say."""
     error = out - target
     luma = sum(
         error[..., i : i + 1] * (share / sum(LUMA)) for i, share in enumerate(LUMA)
     )
-    return jnp.abs(luma).mean() + COLOUR * jnp.abs(error - luma).mean()
+    return luma, error - luma
 
 
 def make_loss(

@@ -15,7 +15,7 @@ from jaxvision.train import TrainState
 History = list[dict[str, float]]
 Sums = dict[str, jax.Array]
 
-FREE = ("epochs", "patience", "log")
+FREE = ("epochs", "patience", "log", "shard")
 """Options that a run which goes on may have other values of."""
 
 

@@ -41,6 +41,10 @@ class Recipe:
     """Compute type; auto is bfloat16 on TPUs and on GPUs that multiply it, else
     float32, also on a CPU, where bfloat16 is faster if it has AVX512-BF16 or AMX.
     float16, which is for older GPUs, comes with a dynamic loss scale."""
+    shard: Literal["none", "params"] = "none"
+    """params: the weights and the optimiser's state are spread over all devices, and
+    gathered where a layer uses them, for models that outgrow a device; with the same
+    numbers but for rounding."""
     seed: int = limited(0, limits.seed)
     """Seed of the new weights, the order and the augmentation."""
     log: tuple[Literal["tensorboard", "wandb"], ...] = ()

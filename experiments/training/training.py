@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from jaxvision.functional import functionalize, order_of_use
 from jaxvision.precision import fast_dtype
 from jaxvision.preprocess import Preprocessing
 from jaxvision.stream import Stream
-from jaxvision.typing import Apply, LossFn, Transform, Tree
+from jaxvision.typing import Apply, Array, Batch, LossFn, Transform, Tree
 
 
 class Start(NamedTuple):
@@ -132,8 +131,8 @@ def make_training(
     Raises:
       UsageError: the batch does not fit the devices, the data or the model.
     """
-    mesh = make_mesh(recipe)
-    place = partial(parallel.place, sharding=parallel.replicated(mesh))
+    layout = make_layout(recipe)
+    whole = parallel.replicated(layout.mesh)
     frozen, ema = trained.frozen, recipe.ema
     steps = task.repeat * len(task.data["image"]) // recipe.batch_size
     schedule = schedule or optim.make_schedule(
@@ -145,15 +144,15 @@ def make_training(
         brief=trained.brief,
         brief_steps=steps * recipe.optim.brief_epochs,
     )
-    run_steps, run_seeds = _programs(task, trained, recipe, tx, mesh)
+    run_steps, run_seeds = _programs(task, trained, recipe, tx, layout)
     plan = Plan(
         run_steps=run_steps,
-        data=_placed(task, recipe, mesh),
+        data=_placed(task, recipe, layout.mesh),
         fingerprint=task.fingerprint,
         metrics=task.metrics,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
-        key=place(jax.random.key(recipe.seed)),
+        key=parallel.place(jax.random.key(recipe.seed), whole),
         evaluate=lambda state: task.evaluate(*train.evaluated(state)),
         learning_rate=schedule,
         judged_by=task.judged_by,
@@ -173,7 +172,11 @@ def make_training(
 
     def start(model: nnx.Module) -> train.TrainState:
         _, params, stats = functionalize(model, frozen=frozen)
-        return place(init(params, stats))
+        if not layout.is_spread:
+            return layout.place(init(params, stats))
+        # The optimiser's state is never whole on a device.
+        places = jax.tree.map(layout.of, state)
+        return jax.jit(init, out_shardings=places)(*layout.place((params, stats)))
 
     state = jax.eval_shape(init, trained.params, trained.stats)
     try:
@@ -191,18 +194,23 @@ def _programs(
     trained: Trainable,
     recipe: Recipe,
     tx: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
+    layout: parallel.Layout,
 ) -> tuple[Callable, Callable]:
     """The epoch of one run and that of several, which are compiled where called."""
-    step = train.make_train_step(
-        *(trained.apply, task.loss_fn, tx),
+    compiled = train.make_train_step(
+        *(layout.gathered(trained.apply), task.loss_fn, tx),
         frozen=trained.frozen,
         ema=recipe.ema,
         accumulate=recipe.accumulate,
     )
+
+    def step(state: train.TrainState, batch: Batch, key: Array):
+        state, metrics = compiled(state, batch, key)
+        return layout.kept(state), metrics
+
     options: dict[str, Any] = {
         "batch_size": recipe.batch_size,
-        "mesh": mesh,
+        "mesh": layout.mesh,
         "streams": task.streams,
     }
     make = train.make_epoch, train.make_epoch_of_seeds
@@ -217,6 +225,15 @@ def _placed(
     if task.is_streamed:
         return Stream(task.data, batch_size=recipe.batch_size, mesh=mesh)
     return parallel.place(dict(task.data), parallel.replicated(mesh))
+
+
+def make_layout(recipe: Recipe) -> parallel.Layout:
+    """The devices, and how a model is spread over them.
+
+    Raises:
+      UsageError: they cannot share a batch.
+    """
+    return parallel.Layout(make_mesh(recipe), is_spread=recipe.shard == "params")
 
 
 def make_mesh(recipe: Recipe) -> jax.sharding.Mesh:

@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 import os
-from functools import cache
+from functools import cache, partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxvision.data.storage import StorageError, patiently
 from jaxvision.files import regular_file
 
 OpenFile = BytesIO | BufferedReader
@@ -112,14 +113,13 @@ def open_image(file: str | Path | OpenFile) -> Image.Image:
         larger than Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`
         and `set_pixel_limit`), or than its bytes can hold; of float or 32-bit pixels,
         whose range nobody knows, or of 12-bit colours that 16 bits hold.
+      StorageError: not the file, but what it lies on fails.
     """
     try:
         if not isinstance(file, str | Path):
             return _decode(file)
-        # Given the path, Pillow takes a tenth longer over a small photo.
-        with open(file, "rb", opener=regular_file) as opened:
-            return _decode(opened)
-    except UnreadableImageError:
+        return patiently(os.fspath(file), partial(_decode_file, file))
+    except (UnreadableImageError, StorageError):
         raise
     except Exception as error:
         # Pillow's decoders raise nearly anything on damaged files: OSError,
@@ -165,6 +165,12 @@ def _unknown(file: OpenFile) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return f"a HEIC file: {NEEDS['HEIF']}"
     return "no image" if head else "an empty file"
+
+
+def _decode_file(path: str | Path) -> Image.Image:
+    # Given the path, Pillow takes a tenth longer over a small photo.
+    with open(path, "rb", opener=regular_file) as file:
+        return _decode(file)
 
 
 def _decode(file: OpenFile) -> Image.Image:

@@ -7,12 +7,14 @@ over a thousand. With the files' sizes and times it is still less than 150.
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.photo import Photo
+from jaxvision.data.storage import StorageError, patiently
 
 LOOKS = 16
 """Files that are asked for their size at once: a network answers many at a time."""
@@ -121,9 +123,12 @@ class FilePhotos(Sequence[Photo]):
     def _look(self, begin: int) -> None:
         assert self._facts is not None
         for index in range(begin, min(begin + _BLOCK, len(self))):
+            path = self.path(index)
             try:
-                found = os.stat(self.path(index))
+                found = patiently(os.fsdecode(path), partial(os.stat, path))
                 self._facts[index] = found.st_size, found.st_mtime_ns
+            except StorageError:
+                raise
             except OSError:
                 self._facts[index] = -1
 

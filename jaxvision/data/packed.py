@@ -23,6 +23,7 @@ from jaxvision.data.decode import UnreadableImageError, formats, open_image
 from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.photo import Photo, Source, Write
 from jaxvision.data.reader import workers
+from jaxvision.data.storage import StorageError, patiently
 from jaxvision.files import atomic_folder, regular_file
 
 TABLE = "packed.npz"
@@ -93,7 +94,9 @@ class PackedPhotos(Sequence[Photo]):
 
     def _open(self, index: int) -> Image.Image:
         try:
-            record = self._records[index]
+            record = patiently(str(self._folder), lambda: self._records[index])
+        except StorageError:
+            raise
         except Exception as error:  # of array_record: any kind there is
             why = " ".join(str(error).split())[:200]
             raise UnreadableImageError(f"its record is damaged ({why})") from error
@@ -195,7 +198,7 @@ def pack(
 
     Raises:
       ValueError: the source is no folder, or a package is missing.
-      OSError: the disk refuses.
+      OSError: the disk refuses; StorageError: that of the photographs fails.
     """
     _check_package("packing")
     sides = source.train, source.val
@@ -269,11 +272,13 @@ class _Shards:
 def _file(photos: FilePhotos, short: int | None, index: int) -> bytes | str:
     """What is stored of a photograph, or why it cannot be read."""
     try:
-        with open(os.fsdecode(photos.path(index)), "rb", opener=regular_file) as file:
-            data = file.read()
+        path = os.fsdecode(photos.path(index))
+        data = patiently(path, partial(_content, path))
         image = open_image(io.BytesIO(data))
     except UnreadableImageError as error:
         return str(error)
+    except StorageError:
+        raise
     except OSError as error:
         return error.strerror or str(error)
     if short is None or min(image.size) <= short:
@@ -284,3 +289,8 @@ def _file(photos: FilePhotos, short: int | None, index: int) -> bytes | str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb", opener=regular_file) as file:
+        return file.read()

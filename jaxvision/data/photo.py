@@ -28,7 +28,8 @@ class Photo:
     Attributes:
       name: where it is from, for people; of a file its path, in UTF-8.
       key: its name within its source, wherever that lies; chance goes by it.
-      open: gives it upright, in RGB, or raises UnreadableImageError.
+      open: gives it upright, in RGB, or raises UnreadableImageError; StorageError where
+        it could not be looked at.
       label: gives the index of its class, or in rising order those of its labels; None
         where there are no classes. Some sources have to read the photograph for it.
       is_gray: whether it is stored as a grey one, whose three channels are equal.

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.photo import Source
+from jaxvision.data.storage import StorageError
 from jaxvision.files import atomic_path, regular_file
 
 VERSION = 1
@@ -81,6 +82,8 @@ def read_index(path: Path, *, folder: str) -> Source | None:
             if not np.array_equal(times, arrays["folder_times"]):
                 return None
             return _source(facts, arrays)
+    except StorageError:
+        raise
     except Exception:  # of numpy, zipfile or json: an index that is damaged is none
         return None
 

@@ -13,6 +13,7 @@ from PIL import Image
 from jaxvision.data.decode import open_image
 from jaxvision.data.photo import Photo, Source
 from jaxvision.data.reader import workers
+from jaxvision.data.storage import StorageError, patiently
 from jaxvision.data.tfds_prepare import find_builder, one_line, prepare
 
 VAL_SPLITS = ("test", "validation")
@@ -91,7 +92,9 @@ class _Records(Sequence[Photo]):
 
     def record(self, index: int) -> dict[str, Any]:
         try:
-            return self._source[index]
+            return patiently(self._folder, lambda: self._source[index])
+        except StorageError:
+            raise
         except Exception as error:  # of array_record, protobuf or tfds
             raise ValueError(
                 f"cannot read image {index} of {self._name} in {self._folder}: "

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.command.options import UsageError
 from experiments.runs.folder import new_run, open_run
-from jaxvision import array_folder, checkpoint
+from jaxvision import array_folder, checkpoint, manifest
 from jaxvision.checkpoint import CheckpointError
 
 NAMES = {
@@ -68,9 +68,9 @@ def test_what_cannot_be_read_later_is_passed_over(tmp_path, monkeypatch):
     for path in [*state.rglob("*")]:
         if path.is_file():
             path.unlink()
-    digests = checkpoint._digests(tmp_path / "2")
+    digests = manifest._digests(tmp_path / "2")
     digests.pop("manifest.json")
-    checkpoint.write_text(tmp_path / "2" / "manifest.json", json.dumps(digests))
+    manifest.write_text(tmp_path / "2" / "manifest.json", json.dumps(digests))
     found = checkpoint.restore(tmp_path, tree)
     assert found is not None and found.step == 1
     assert "2 cannot be read" in found.skipped[0] and "\n" not in found.skipped[0]

@@ -53,6 +53,7 @@ def test_way_on_is_one_word_of_a_shell(tmp_path, capsys, name):
     assert words[-2:] == ["--resume", str(tmp_path / name)] and len(words) == 5
 
 
+@pytest.mark.app
 @pytest.mark.parametrize("program", ["transfer", "superres"])
 def test_ctrl_c_while_it_imports_is_no_traceback(program):
     process = subprocess.Popen(

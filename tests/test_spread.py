@@ -1,0 +1,79 @@
+"""A model in parts on all devices: its checkpoints, and runs that go on elsewhere."""
+
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxvision import checkpoint
+from tests.colours import write_colours
+from tests.processes import ended, said, started
+from tests.runs import metrics_of
+from tests.test_processes import wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def work(layout, folder, act, step, name):
+    words = ("tests.checkpoint_worker", folder / "steps", act, step)
+    at = folder / name
+    codes = ended(started(*layout, *words, folder=at))
+    assert codes == [0] * layout[0], said(at, 0) + said(at, layout[0] - 1)
+
+
+def test_parts_are_saved_by_all_and_restored_on_any_devices(tmp_path):
+    work((2, 4), tmp_path, "save", 2, "save")
+    steps = tmp_path / "steps"
+    assert sorted(path.name for path in steps.iterdir()) == ["1", "2"]
+    written = sorted((steps / "2" / "state" / "ocdbt.process_1" / "d").iterdir())
+    assert written  # the second process has written its own
+    for layout in [(2, 4), (1, 8), (1, 1)]:
+        work(layout, tmp_path, "restore", 2, f"restore{layout}")
+    data = bytearray(written[-1].read_bytes())
+    data[len(data) // 2] ^= 1
+    written[-1].write_bytes(data)
+    work((1, 8), tmp_path, "restore", 1, "damaged")
+
+
+def test_parts_of_one_process_are_restored_by_two(tmp_path):
+    work((1, 8), tmp_path, "save", 2, "save")
+    work((2, 4), tmp_path, "restore", 2, "restore")
+
+
+def test_run_in_parts_goes_on_on_other_devices_and_back(tmp_path):
+    data = write_colours(tmp_path / "colours.npz", train=160, val=30)
+    program = ["experiments.cifar10", "--distributed"]
+    words = [*program, "--data", data, "--model", "fcn_baseline", "--epochs", 6]
+    words += ["--batch-size", 16, "--optim.lr", 0.001, "--heartbeat", 30]
+    whole = tmp_path / "whole"
+    assert ended(started(1, 1, *words, "--output", whole, folder=whole)) == [0]
+    parts = tmp_path / "parts"
+    words += ["--shard", "params", "--output", parts]
+    run, ending = parts / "cifar10" / "1", 0
+    for layout in [(2, 4), (1, 8), (2, 2), (1, 1)]:
+        begun = len(checkpoint.steps(run / "checkpoints")) and metrics_of(run)
+        again = [*program, "--resume", run, "--heartbeat", 30]
+        both = started(*layout, *(again if begun else words), folder=parts)
+        count, ending = len(begun or []), ending + 1
+        if layout != (1, 1):
+            wait_for(
+                lambda n=count: (
+                    (run / "metrics.csv").is_file() and len(metrics_of(run)) > n
+                ),
+                both,
+            )
+            both[-1].send_signal(signal.SIGTERM)
+            assert ended(both) == [128 + signal.SIGTERM] * layout[0]
+        else:
+            assert ended(both) == [0]
+    ours, theirs = metrics_of(run), metrics_of(whole / "cifar10" / "1")
+    assert len(ours) == len(theirs) == 6
+    for row, other in zip(ours, theirs, strict=True):
+        for name, value in other.items():
+            assert float(row[name]) == pytest.approx(float(value), rel=1e-4), name
+    weights = [
+        load_file(path / "model.safetensors") for path in (run, whole / "cifar10" / "1")
+    ]
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], atol=1e-5)

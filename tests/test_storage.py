@@ -1,0 +1,154 @@
+"""A file server that fails: tried again, then the end, and never another photo."""
+
+import errno
+import io
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxvision import parallel, stream
+from jaxvision.data import list_dataset, storage
+from jaxvision.data.decode import UnreadableImageError, open_image
+from jaxvision.data.file_photos import FilePhotos, Names
+from jaxvision.data.packed import pack
+from jaxvision.data.sources import find_source
+from jaxvision.data.storage import StorageError, patiently
+from tests.photos import SIZES, make_folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    counts = {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2}
+    return Path(make_folder(tmp_path / "set", counts))
+
+
+class Server:
+    """Opens files, of which one fails some times; nobody waits."""
+
+    def __init__(self, monkeypatch):
+        self.pauses: list[float] = []
+        self.failing, self.code, self.left = "", 0, 0
+        self._open = os.open
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(storage.time, "sleep", self.pauses.append)
+
+    def fail(self, name, code, *, times=10**6):
+        self.failing, self.code, self.left = str(name), code, times
+
+    def open(self, path, *args, **kwargs):
+        if self.left and os.fspath(path) == self.failing:
+            self.left -= 1
+            raise OSError(self.code, os.strerror(self.code), path)
+        return self._open(path, *args, **kwargs)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    return Server(monkeypatch)
+
+
+FAULTS = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE]
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_server_that_fails_is_no_unreadable_photo(code, root, server):
+    path = next((root / "train" / "a").iterdir())
+    server.fail(path, code)
+    with pytest.raises(StorageError) as error:
+        open_image(path)
+    line = f"{path}: {os.strerror(code)}, 3 times in 6 s: not the photo, but the disk"
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+    assert server.pauses == [1.0, 5.0]
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EACCES, errno.ENAMETOOLONG])
+def test_file_that_is_at_fault_is_unreadable_at_once(code, root, server):
+    path = next((root / "train" / "a").iterdir())
+    server.fail(path, code)
+    with pytest.raises(UnreadableImageError, match=os.strerror(code)):
+        open_image(path)
+    assert server.pauses == []
+
+
+def test_read_that_breaks_off_in_mid_file_is_tried_again(root, server, monkeypatch):
+    path = next((root / "train" / "a").iterdir())
+    whole, left = np.asarray(open_image(path)), [2]
+    real = io.BufferedReader
+
+    class Breaking(real):
+        def read(self, *size):
+            if self.tell() and left[0]:
+                left[0] -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return super().read(*size)
+
+    def broken(path, mode, *, opener):
+        return Breaking(io.FileIO(str(path), "rb", opener=opener))
+
+    monkeypatch.setattr("builtins.open", broken)
+    again = np.asarray(open_image(path))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(again, whole)
+    assert left == [0] and server.pauses == [1.0, 5.0]
+
+
+def batch(dataset):
+    data = {"image": dataset.train.images, "label": dataset.train.labels}
+    one = stream.Stream(data, batch_size=8, mesh=parallel.make_mesh())
+    (found,) = one.take(jax.numpy.arange(8), 0, 1)
+    one.close()
+    return np.asarray(found["image"][0])
+
+
+def test_streamed_photo_keeps_its_place_while_the_server_fails(root, server):
+    streamed = list_dataset(str(root), **SIZES).stream()
+    images = batch(streamed)
+    path = streamed.train.images.photos[3].name
+    server.fail(path, errno.ETIMEDOUT, times=2)
+    np.testing.assert_array_equal(batch(streamed), images)
+    server.fail(path, errno.ETIMEDOUT)
+    with pytest.raises(stream.StreamError, match=r"timed out, 3 times in 6 s"):
+        batch(streamed)
+    assert streamed.train.images.bad == {}
+
+
+def test_resident_photos_and_packed_ones_end_there_too(root, server, tmp_path):
+    path = next((root / "train" / "a").iterdir())
+    listing = list_dataset(str(root), **SIZES)
+    server.fail(path, errno.ESTALE)
+    with pytest.raises(StorageError, match="3 times"):
+        listing.read()
+    pytest.importorskip("array_record", reason="array_record is not installed")
+    with pytest.raises(StorageError, match="3 times"):
+        pack(find_source(str(root), labelled=True), tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_files_that_cannot_be_asked_are_not_called_gone(root, monkeypatch):
+    names = Names.of([b"train/a/0.png", b"train/a/missing.png"])
+    photos = FilePhotos(root, names, labels=None)
+    assert photos.facts()[1].tolist() == [-1, -1]
+    monkeypatch.setattr(storage, "PAUSES", (0.0,))
+
+    def fails(path, *args, **kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(os, "stat", fails)
+    with pytest.raises(StorageError, match="2 times"):
+        FilePhotos(root, names, labels=None).facts()
+
+
+def test_what_a_library_says_of_the_storage_is_seen(monkeypatch):
+    monkeypatch.setattr(storage, "PAUSES", (0.0,))
+    said = "INTERNAL: pread() failed: Input/output error; reading shard at byte 12"
+
+    def fails(error):
+        raise error
+
+    with pytest.raises(StorageError, match="^shard: Input/output error, 2 times"):
+        patiently("shard", lambda: fails(RuntimeError(said)))
+    with pytest.raises(RuntimeError, match="DATA_LOSS"):
+        patiently("shard", lambda: fails(RuntimeError("DATA_LOSS: a hash differs")))
