@@ -1,4 +1,4 @@
-// oneDNN's float32 convolutions as XLA FFI targets for the CPU.
+// oneDNN's convolutions, float32 and bfloat16, as XLA FFI targets for the CPU.
 //
 // Images are NHWC, kernels HWIO, both dense. A grouped kernel is (h, w, i, g * o): oneDNN
 // sees it as (g, o, i, h, w) through its strides, and reorders it into the layout that
@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <deque>
 #include <exception>
+#include <future>
 #include <list>
 #include <map>
 #include <memory>
@@ -27,11 +28,15 @@
 #include "oneapi/dnnl/dnnl.hpp"
 #include "xla/ffi/api/ffi.h"
 
+// Of OpenMP's runtime, which oneDNN brings; they count for the calling thread alone.
+extern "C" int omp_get_max_threads();
+extern "C" void omp_set_num_threads(int threads);
+
 namespace ffi = xla::ffi;
 
 namespace {
 
-using Buffer = ffi::Buffer<ffi::F32>;
+using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<Buffer>;
 using Dims = dnnl::memory::dims;
 using Desc = dnnl::memory::desc;
@@ -43,10 +48,12 @@ constexpr size_t kGeometry = 9;
 constexpr size_t kCached = 1024;
 constexpr size_t kRoom = 8 << 20;
 
-using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry>;
+// Kind, three shapes, geometry, element type.
+using Key = std::array<int64_t, 1 + 3 * 4 + kGeometry + 1>;
 
 struct Tensor {
   void* data;
+  ffi::DataType type;
   ffi::Span<const int64_t> dims;
 };
 
@@ -77,29 +84,39 @@ class Arena {
 };
 
 // One prepared convolution: its primitive, and the kernel's reorder where one is needed.
+//
+// Where oneDNN's threads share out the channels of a bfloat16 kernel's gradient, they
+// wait for one another at every image, spinning: on a machine that does other work too
+// that was eight times the CPU time. So there each thread takes its part of the batch
+// alone, and the parts' gradients, in float32, are added up.
 class Convolution {
  public:
   Convolution(const dnnl::engine& engine, const Key& key) : kind_(Kind(key[0])) {
     const int64_t *x = &key[1], *w = &key[5], *y = &key[9], *g = &key[13];
     const int64_t groups = g[8], cin = w[2], cout = w[3] / groups;
-    const auto f32 = dnnl::memory::data_type::f32;
+    const auto type = ffi::DataType(key[22]) == ffi::BF16 ? dnnl::memory::data_type::bf16
+                                                          : dnnl::memory::data_type::f32;
     const auto nhwc = dnnl::memory::format_tag::nhwc;
     const auto any = dnnl::memory::format_tag::any;
-    source_ = Desc({x[0], x[3], x[1], x[2]}, f32, nhwc);
-    target_ = Desc({y[0], y[3], y[1], y[2]}, f32, nhwc);
+    const bool narrow = type == dnnl::memory::data_type::bf16;
+    const int threads = omp_get_max_threads();
+    if (narrow && kind_ == kKernelGradient && x[0] % threads == 0) parts_ = threads;
+    source_ = Desc({x[0] / parts_, x[3], x[1], x[2]}, type, nhwc);
+    target_ = Desc({y[0] / parts_, y[3], y[1], y[2]}, type, nhwc);
     Dims dims{cout, cin, w[0], w[1]};
     Dims strides{1, w[3], w[1] * cin * w[3], cin * w[3]};
     if (groups > 1) {
       dims.insert(dims.begin(), groups);
       strides.insert(strides.begin(), cout);
     }
-    kernel_ = Desc(dims, f32, strides);
-    const Desc free(dims, f32, any);
+    kernel_ = Desc(dims, type, strides);
+    const Desc free(dims, type, any), sum(dims, dnnl::memory::data_type::f32, any);
     const Dims step{g[0], g[1]}, low{g[2], g[4]}, high{g[3], g[5]};
     const Dims dilation{g[6] - 1, g[7] - 1};
     const auto algorithm = dnnl::algorithm::convolution_direct;
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    const Threads limit(parts_ > 1 ? 1 : threads);
     const dnnl::convolution_forward::primitive_desc forward(
         engine,
         kind_ == kForward ? dnnl::prop_kind::forward_inference
@@ -116,7 +133,7 @@ class Convolution {
       primitive_ = dnnl::convolution_backward_data(backward);
     } else {
       const dnnl::convolution_backward_weights::primitive_desc backward(
-          engine, algorithm, source_, free, target_, step, dilation, low, high, forward,
+          engine, algorithm, source_, sum, target_, step, dilation, low, high, forward,
           attr);
       Prepare(backward, backward.diff_weights_desc());
       primitive_ = dnnl::convolution_backward_weights(backward);
@@ -137,23 +154,46 @@ class Convolution {
     const size_t kernel = inner_ != kernel_ ? Round(inner_.get_size()) : 0;
     const size_t work = Round(scratch_.get_size());
     char* base = static_cast<char*>(
-        arena.Get(kernel + std::max(work, Round(reorder_scratch_.get_size()))));
-    const dnnl::memory source(source_, engine, x), target(target_, engine, y);
+        arena.Get(parts_ * kernel +
+                  std::max(parts_ * work, Round(reorder_scratch_.get_size()))));
+    char* room = base + parts_ * kernel;
     const dnnl::memory outer(kernel_, engine, w);
     const dnnl::memory inner(inner_, engine, kernel ? base : w);
-    const dnnl::memory scratch(scratch_, engine, base + kernel);
-    const dnnl::memory reorder_scratch(reorder_scratch_, engine, base + kernel);
+    const dnnl::memory reorder_scratch(reorder_scratch_, engine, room);
     if (kernel && kind_ != kKernelGradient) {
       reorder_.execute(stream, {{DNNL_ARG_FROM, outer},
                                 {DNNL_ARG_TO, inner},
                                 {DNNL_ARG_SCRATCHPAD, reorder_scratch}});
     }
-    primitive_.execute(
-        stream,
-        {{kind_ == kInputGradient ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, source},
-         {kind_ == kKernelGradient ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, inner},
-         {kind_ == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, target},
-         {DNNL_ARG_SCRATCHPAD, scratch}});
+    const auto run = [&](int part) {
+      char* images = static_cast<char*>(x) + part * source_.get_size();
+      char* results = static_cast<char*>(y) + part * target_.get_size();
+      const dnnl::memory source(source_, engine, images);
+      const dnnl::memory target(target_, engine, results);
+      const dnnl::memory own(inner_, engine, kernel ? base + part * kernel : w);
+      const dnnl::memory scratch(scratch_, engine, room + part * work);
+      dnnl::stream alone(engine);
+      primitive_.execute(
+          part ? alone : stream,
+          {{kind_ == kInputGradient ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, source},
+           {kind_ == kKernelGradient ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, own},
+           {kind_ == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, target},
+           {DNNL_ARG_SCRATCHPAD, scratch}});
+      alone.wait();
+    };
+    {
+      std::vector<std::future<void>> others;
+      for (int i = 1; i < parts_; ++i) {
+        others.push_back(std::async(std::launch::async, run, i));
+      }
+      run(0);
+      for (auto& other : others) other.get();
+    }
+    for (int i = 1; i < parts_; ++i) {
+      float* sum = reinterpret_cast<float*>(base);
+      const float* more = reinterpret_cast<const float*>(base + i * kernel);
+      for (size_t j = 0; j < inner_.get_size() / sizeof(float); ++j) sum[j] += more[j];
+    }
     if (kernel && kind_ == kKernelGradient) {
       reorder_.execute(stream, {{DNNL_ARG_FROM, inner},
                                 {DNNL_ARG_TO, outer},
@@ -163,6 +203,13 @@ class Convolution {
   }
 
  private:
+  // The threads for which oneDNN prepares, for as long as this lives.
+  struct Threads {
+    explicit Threads(int count) { omp_set_num_threads(count); }
+    ~Threads() { omp_set_num_threads(before); }
+    const int before = omp_get_max_threads();
+  };
+
   static size_t Round(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
   void Prepare(const dnnl::primitive_desc_base& desc, const Desc& inner) {
@@ -171,6 +218,7 @@ class Convolution {
   }
 
   Kind kind_;
+  int parts_ = 1;
   Desc source_, target_, kernel_, inner_, scratch_, reorder_scratch_;
   dnnl::primitive primitive_;
   dnnl::reorder reorder_;
@@ -257,6 +305,12 @@ class Session {
   std::map<Key, std::list<std::pair<Key, Convolution>>::iterator> where_;
 };
 
+// oneDNN's enumeration is a set of bits: each instruction set has those it includes.
+bool HasBfloat16() {
+  const int needed = int(dnnl::cpu_isa::avx512_core_bf16);
+  return (int(dnnl::get_effective_cpu_isa()) & needed) == needed;
+}
+
 // A wrong shape would have oneDNN read past a buffer: everything is checked first.
 ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tensor w,
                     Tensor y) {
@@ -273,6 +327,10 @@ ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tens
       }
     }
     for (const int64_t value : geometry) key[next++] = value;
+    Check(x.type == ffi::F32 || (x.type == ffi::BF16 && HasBfloat16()),
+          "computes in float32, and in bfloat16 where the processor does");
+    Check(x.type == w.type && x.type == y.type, "operands and result differ in dtype");
+    key[next] = int64_t(x.type);
     const int64_t* g = &key[13];
     const int64_t groups = g[8];
     Check(g[0] > 0 && g[1] > 0 && g[6] > 0 && g[7] > 0 && groups > 0,
@@ -298,8 +356,12 @@ ffi::Error Convolve(Kind kind, ffi::Span<const int64_t> geometry, Tensor x, Tens
   }
 }
 
-Tensor Of(Buffer& buffer) { return {buffer.untyped_data(), buffer.dimensions()}; }
-Tensor Of(Result& buffer) { return {buffer->untyped_data(), buffer->dimensions()}; }
+Tensor Of(Buffer& buffer) { 
+  return {buffer.untyped_data(), buffer.element_type(), buffer.dimensions()};
+}
+Tensor Of(Result& buffer) { 
+  return {buffer->untyped_data(), buffer->element_type(), buffer->dimensions()};
+}
 
 ffi::Error Forward(ffi::Span<const int64_t> geometry, Buffer x, Buffer w, Result y) {
   return Convolve(kForward, geometry, Of(x), Of(w), Of(y));
@@ -331,7 +393,7 @@ auto Bind() {
 extern "C" int JaxvisionWarmUp() {
   try {
     const Key key{kForward, 8, 16, 16, 32, 3, 3, 32, 32, 8, 16, 16, 32,
-                  1, 1, 1, 1, 1, 1, 1, 1, 1};
+                  1, 1, 1, 1, 1, 1, 1, 1, 1, int64_t(ffi::F32)};
     std::vector<float> x(8 * 16 * 16 * 32), y(x.size()), w(3 * 3 * 32 * 32);
     for (const Kind kind : {kForward, kInputGradient, kKernelGradient}) {
       Key one = key;
@@ -343,6 +405,10 @@ extern "C" int JaxvisionWarmUp() {
     return 0;
   }
 }
+
+// Whether bfloat16 is multiplied by instructions of its own here; where it is not,
+// oneDNN would have to widen it first.
+extern "C" int JaxvisionHasBfloat16() { return HasBfloat16(); }
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionForward, Forward, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(JaxvisionInputGradient, InputGradient, Bind());

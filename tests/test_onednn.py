@@ -27,6 +27,10 @@ from tests.convolutions import (
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason=onednn.problem())
 
+multiplied = pytest.mark.skipif(
+    not onednn.multiplies("bfloat16"), reason="this processor multiplies no bfloat16"
+)
+
 GEOMETRY = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 
 
@@ -39,22 +43,30 @@ def forbidden(*args, **kwargs):
     raise AssertionError("XLA's convolution was called")
 
 
-def check(chosen):
-    x, w, g = operands(chosen)
+def check(chosen, dtype="float32"):
+    dtype = jnp.dtype(dtype)
+    x, w, g = (a.astype(dtype).astype(np.float64) for a in operands(chosen))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXVISION_CONV", "onednn")
         patch.setattr(onednn, "FEW", 0)
         patch.setattr(jax.lax, "conv_general_dilated", forbidden)
-        ours = value_and_gradients(
-            ops.conv_general_dilated, chosen, x, w, g, np.dtype("float32")
-        )
-    assert_within_rounding(ours, chosen, x, w, g, np.dtype("float32"))
+        ours = value_and_gradients(ops.conv_general_dilated, chosen, x, w, g, dtype)
+    assert_within_rounding(ours, chosen, x, w, g, dtype)
 
 
 @pytest.mark.floor
 @pytest.mark.parametrize("name", TABLE)
 def test_value_and_gradients_match_float64(name):
     check(TABLE[name])
+
+
+@multiplied
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("name", TABLE)
+def test_bfloat16_is_float64_rounded_once(name, batch):
+    """A batch of which each thread takes a part, and one that they cannot share."""
+    chosen = TABLE[name]
+    check(chosen._replace(image=(batch, *chosen.image[1:])), "bfloat16")
 
 
 @pytest.mark.parametrize("channels", [(24, 3), (3, 24), (3, 5), (5, 3)])
@@ -70,6 +82,13 @@ def test_few_channels_by_xla_match_float64(channels):
 @given(chosen=cases())
 def test_any_geometry_matches_float64(chosen):
     check(chosen)
+
+
+@multiplied
+@settings(max_examples=10, deadline=None)
+@given(chosen=cases())
+def test_any_geometry_in_bfloat16_is_float64_rounded_once(chosen):
+    check(chosen, "bfloat16")
 
 
 @pytest.mark.slow
@@ -153,8 +172,10 @@ def test_second_derivative_matches_xla():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(abs(b).max()))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.bfloat16])
-def test_other_dtypes_fall_back(dtype, float64):
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float16, jnp.bfloat16])
+def test_other_dtypes_fall_back(dtype, float64, monkeypatch):
+    monkeypatch.setattr(onednn, "_native", {"float32"})
+    monkeypatch.setattr(onednn, "_call", forbidden)
     x, w = (jnp.asarray(a, dtype) for a in small())
     y = convolve(x, w)
     expected = call(jax.lax.conv_general_dilated, x, w, GEOMETRY)
@@ -198,13 +219,19 @@ def test_wrong_shape_is_an_error(target, out, geometry, message):
 
 
 def test_wrong_dtype_is_an_error():
-    x, w = (a.astype(jnp.bfloat16) for a in small())
+    x, w = small()
     with pytest.raises(ValueError, match="float32"):
-        onednn.convolve(x, w, GEOMETRY)
-    with pytest.raises(Exception, match="(?i)wrong buffer dtype"):
-        jax.block_until_ready(
-            onednn._call("jaxvision_forward", x.shape, GEOMETRY, x, w)
-        )
+        onednn.convolve(x.astype(jnp.float16), w.astype(jnp.float16), GEOMETRY)
+    with pytest.raises(ValueError, match="not float32 by bfloat16"):
+        onednn.convolve(x, w.astype(jnp.bfloat16), GEOMETRY)
+    for a, b, message in (
+        (x.astype(jnp.float16), w.astype(jnp.float16), "computes in float32"),
+        (x, w.astype(jnp.bfloat16), "differ in dtype"),
+    ):
+        with pytest.raises(Exception, match=message):
+            jax.block_until_ready(
+                onednn._call("jaxvision_forward", x.shape, GEOMETRY, a, b)
+            )
 
 
 @pytest.mark.parametrize(

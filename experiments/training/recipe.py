@@ -39,7 +39,8 @@ class Recipe:
     """Epochs without a better one before the training ends early; 0: it never does."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type; auto is bfloat16 on TPUs and on GPUs that multiply it, else
-    float32. float16, which is for older GPUs, comes with a dynamic loss scale."""
+    float32, also on a CPU, where bfloat16 is faster if it has AVX512-BF16 or AMX.
+    float16, which is for older GPUs, comes with a dynamic loss scale."""
     shard: Literal["none", "params"] = "none"
     """params: the weights and the optimiser's state are spread over all devices, and
     gathered where a layer uses them, for models that outgrow a device; with the same

@@ -101,7 +101,7 @@ def conv_general_dilated(
             preferred_element_type,
             **options,
         )
-    if chosen == "onednn" and lhs.dtype == jnp.float32:
+    if chosen == "onednn" and onednn.multiplies(lhs.dtype):
         return onednn.convolve(lhs, rhs, geometry)
     rule = conv_rules.choose(lhs.shape, rhs.shape, geometry)
     return rule.run(lhs, rhs, geometry, precision)

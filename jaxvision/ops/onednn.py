@@ -1,10 +1,11 @@
 """oneDNN's convolutions, through XLA's foreign function interface, on the CPU.
 
 An optional extension, which `jaxvision.ops.build` builds: `available` says whether it
-loads. float32 alone; forward, input
+loads. float32, and bfloat16 on processors that multiply it; forward, input
 gradient and kernel gradient are each other's derivatives, so that any order of
-reverse-mode differentiation works. Where a result has few channels, XLA's convolution
-is two to four times faster than oneDNN's and takes its place.
+reverse-mode differentiation works. Where a float32 result has few channels, XLA's
+convolution is two to four times faster than oneDNN's and takes its place; bfloat16 is
+not XLA's on a CPU, which widens it.
 """
 
 import ctypes
@@ -31,7 +32,7 @@ SPIN = "1000"
 """Rounds that a waiting OpenMP thread spins before it sleeps."""
 SOURCE = Path(__file__).parents[1] / "onednn.cc"
 FEW = 8
-"""Channels up to which oneDNN, which pads them to 16, is slower than XLA."""
+"""Channels up to which oneDNN, which pads them to 16, is slower than XLA in float32."""
 TARGETS = {
     "jaxvision_forward": "JaxvisionForward",
     "jaxvision_input_gradient": "JaxvisionInputGradient",
@@ -39,10 +40,21 @@ TARGETS = {
 }
 
 
+_native = {"float32"}
+
+
 @cache
 def available() -> bool:
     """Whether oneDNN and the extension load here; tried once a process."""
     return not problem()
+
+
+def multiplies(dtype) -> bool:
+    """Whether oneDNN convolves `dtype` here by instructions made for it.
+
+    That is float32 and, on processors with AVX512-BF16 or AMX, bfloat16.
+    """
+    return available() and jnp.dtype(dtype).name in _native
 
 
 @cache
@@ -103,6 +115,8 @@ def _load(library: Path, extension: Path) -> None:
     # A handler built for a newer jaxlib is refused here, and the rules in JAX serve;
     # had XLA's client not started yet, it would be its start that fails.
     jax.devices("cpu")
+    if symbols.JaxvisionHasBfloat16():
+        _native.add("bfloat16")
     for target, symbol in TARGETS.items():
         handler = jax.ffi.pycapsule(getattr(symbols, symbol))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
@@ -121,7 +135,7 @@ def _call(target: str, shape: tuple, geometry: Geometry, a: Array, b: Array) -> 
         np.int64,
     )
     call = jax.ffi.ffi_call(
-        target, jax.ShapeDtypeStruct(shape, jnp.float32), vmap_method="sequential"
+        target, jax.ShapeDtypeStruct(shape, a.dtype), vmap_method="sequential"
     )
     return call(a, b, geometry=numbers)
 
@@ -141,27 +155,32 @@ def _folding(function, fold):
     return batched
 
 
-def _few(channels: int, kernel: tuple, geometry: Geometry) -> bool:
+def _few(dtype, channels: int, kernel: tuple, geometry: Geometry) -> bool:
     """Whether XLA is the faster for a result of so many channels."""
     simple = geometry.strides == geometry.dilation == (1, 1) and geometry.groups == 1
-    return simple and channels <= FEW and kernel[:2] != (1, 1)
+    few = simple and channels <= FEW and kernel[:2] != (1, 1)
+    return few and dtype == jnp.float32
 
 
 def convolve(x: Array, w: Array, geometry: Geometry) -> Array:
-    """The convolution of float32 NHWC images by a float32 HWIO kernel.
+    """The convolution of NHWC images by an HWIO kernel, summed in float32.
 
     Raises:
-      ValueError: for another dtype. Shapes are checked when the call runs.
+      ValueError: the two are not of one dtype that `multiplies` has. Shapes are
+        checked when the call runs.
     """
-    if not x.dtype == w.dtype == jnp.float32:
-        raise ValueError(f"oneDNN convolves float32, not {x.dtype} by {w.dtype}")
+    if x.dtype != w.dtype or not multiplies(x.dtype):
+        raise ValueError(
+            f"oneDNN convolves {' and '.join(sorted(_native))} here, not {x.dtype} by "
+            f"{w.dtype}"
+        )
     return _forward(x, w, geometry)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _forward(x, w, geometry):
     def call(x, w):
-        if _few(w.shape[3], w.shape, geometry):
+        if _few(w.dtype, w.shape[3], w.shape, geometry):
             return plain(x, w, geometry)
         shape = geometry.output(x.shape, w.shape)
         return _call("jaxvision_forward", shape, geometry, x, w)
@@ -173,7 +192,7 @@ def _forward(x, w, geometry):
 def _input_gradient(g, w, geometry, size):
     def call(g, w):
         shape = (g.shape[0], *size, w.shape[2] * geometry.groups)
-        if _few(w.shape[2], w.shape, geometry):
+        if _few(w.dtype, w.shape[2], w.shape, geometry):
             return conv_rules.input_gradient(g, w, geometry, shape)
         return _call("jaxvision_input_gradient", shape, geometry, g, w)
 
@@ -184,7 +203,7 @@ def _input_gradient(g, w, geometry, size):
 def _kernel_gradient(x, g, geometry, size):
     def call(x, g):
         shape = (*size, x.shape[3] // geometry.groups, g.shape[3])
-        if _few(g.shape[3], shape, geometry) and shape[2] > shape[3]:
+        if _few(g.dtype, g.shape[3], shape, geometry) and shape[2] > shape[3]:
             return conv_rules.narrow_kernel_gradient(x, g, geometry, shape)
         return _call("jaxvision_kernel_gradient", shape, geometry, x, g)
 
