@@ -24,7 +24,7 @@ from jax.core import Tracer
 
 from jaxvision import models, ops
 from jaxvision.functional import functionalize
-from jaxvision.models.vgg import DEPTHS
+from jaxvision.models.vgg import DEPTHS, VGG
 from jaxvision.preprocess import IMAGENET_MEAN, IMAGENET_STD, normalize
 from jaxvision.typing import Apply, Array, Float, Images, Tree
 
@@ -143,6 +143,7 @@ def make_perceptual(
         )
     nodes = list(dict.fromkeys(map(node, layers)))
     vgg = models.cut(models.abstract("vgg16"), layers=nodes)
+    assert isinstance(vgg, VGG)
     if pooling == "mean":
         average = partial(ops.avg_pool, window=2, stride=2)
         for index in POOLS:
