@@ -11,12 +11,12 @@ import pytest
 
 from jaxvision import parallel, stream
 from jaxvision.data import list_dataset, storage
-from jaxvision.data.decode import UnreadableImageError, open_image
+from jaxvision.data.decode import UnreadableImageError, is_gray_file, open_image
 from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.packed import pack
 from jaxvision.data.sources import find_source
 from jaxvision.data.storage import StorageError, patiently
-from tests.photos import SIZES, make_folder
+from tests.photos import SIZES, make_folder, save
 
 
 @pytest.fixture
@@ -80,10 +80,11 @@ def test_read_that_breaks_off_in_mid_file_is_tried_again(root, server, monkeypat
 
     class Breaking(real):
         def read(self, *size):
-            if self.tell() and left[0]:
+            begun = super().read(*size)
+            if self.tell() > 100 and left[0]:
                 left[0] -= 1
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().read(*size)
+            return begun
 
     def broken(path, mode, *, opener):
         return Breaking(io.FileIO(str(path), "rb", opener=opener))
@@ -93,6 +94,57 @@ def test_read_that_breaks_off_in_mid_file_is_tried_again(root, server, monkeypat
     monkeypatch.undo()
     np.testing.assert_array_equal(again, whole)
     assert left == [0] and server.pauses == [1.0, 5.0]
+
+
+HEADERS = 1000
+"""Bytes, of which the failing server still gives as many at a time."""
+NO_DATA = Path("/proc/self/mem")
+"""A regular file of which the system says, at its begin, that there was an I/O error."""
+
+
+@pytest.mark.skipif(not NO_DATA.exists(), reason="there is no /proc here")
+@pytest.mark.parametrize("kind", ["lzw.tif", "plain.tif", "image.jp2"])
+def test_what_reads_by_itself_tells_the_fault_too(kind, tmp_path, server, monkeypatch):
+    options = {"compression": "tiff_lzw"} if kind == "lzw.tif" else {}
+    path = save(tmp_path / kind, **options)
+
+    class Failing(io.BufferedReader):
+        """Has the file's headers, and the system's fault instead of the pixels."""
+
+        def read(self, *size):
+            begun = super().read(*size)
+            if len(begun) > HEADERS:
+                os.pread(self.fileno(), 1, 0)
+            return begun
+
+        def fileno(self):
+            return failing.fileno()
+
+    def opened(path, mode, *, opener):
+        return Failing(io.FileIO(str(path), "rb", opener=opener))
+
+    with open(NO_DATA, "rb") as failing:
+        monkeypatch.setattr("builtins.open", opened)
+        with pytest.raises(StorageError, match="Input/output error, 3 times"):
+            open_image(path)
+        monkeypatch.undo()
+
+
+def test_file_larger_than_any_photo_is_not_read(tmp_path):
+    path = tmp_path / "film.jpg"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(UnreadableImageError, match="1099511627776 bytes, more than"):
+        open_image(path)
+
+
+def test_grey_file_is_asked_again(root, server):
+    path = next((root / "train" / "a").iterdir())
+    server.fail(path, errno.ESTALE, times=2)
+    assert not is_gray_file(path)
+    server.fail(path, errno.ESTALE)
+    with pytest.raises(StorageError, match="3 times"):
+        is_gray_file(path)
 
 
 def batch(dataset):

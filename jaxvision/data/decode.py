@@ -40,6 +40,8 @@ NEEDS = {
 """What lets a format be read that this Pillow does not."""
 PIXELS_A_BYTE = 250_000
 """More pixels than any file holds by its size, blank ones of many megapixels too."""
+BYTES_A_PIXEL = 16
+"""More than a file needs for one: 8, where nothing is compressed, and what lies beside."""
 MAX_PIXELS = "JAXVISION_MAX_PIXELS"
 """The variable of the environment by which programs open larger photographs."""
 TAKEN_AS = "taken as"
@@ -111,14 +113,17 @@ def open_image(file: str | Path | OpenFile) -> Image.Image:
     Raises:
       UnreadableImageError: the file is missing, empty, truncated, no image or no file;
         larger than Pillow's limit against decompression bombs (`Image.MAX_IMAGE_PIXELS`
-        and `set_pixel_limit`), or than its bytes can hold; of float or 32-bit pixels,
-        whose range nobody knows, or of 12-bit colours that 16 bits hold.
+        and `set_pixel_limit`), or than its bytes can hold; of more bytes than a
+        photograph within that limit can have; of float or 32-bit pixels, whose range
+        nobody knows, or of 12-bit colours that 16 bits hold.
       StorageError: not the file, but what it lies on fails.
     """
     try:
         if not isinstance(file, str | Path):
             return _decode(file)
-        return patiently(os.fspath(file), partial(_decode_file, file))
+        # All bytes first: libtiff and OpenJPEG read by themselves and do not say why
+        # they could not.
+        return _decode(BytesIO(patiently(os.fspath(file), partial(content, file))))
     except (UnreadableImageError, StorageError):
         raise
     except Exception as error:
@@ -153,9 +158,36 @@ def read_header(file: OpenFile) -> Image.Image:
 
 
 def is_gray_file(path: str | Path) -> bool:
-    """Whether an image file that can be read has one channel, or one beside alpha."""
-    with open(path, "rb", opener=regular_file) as file, read_header(file) as image:
-        return image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+    """Whether an image file that can be read has one channel, or one beside alpha.
+
+    Raises:
+      StorageError: what it lies on fails.
+    """
+
+    def mode() -> str:
+        with open(path, "rb", opener=regular_file) as file, read_header(file) as image:
+            return image.mode
+
+    found = patiently(os.fspath(path), mode)
+    return found in ("1", "L", "LA") or found.startswith("I")
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+      UnreadableImageError: they are more than any photograph's that may be opened.
+      OSError: they cannot be read.
+    """
+    pixels = Image.MAX_IMAGE_PIXELS
+    with open(path, "rb", opener=regular_file) as file:
+        size = os.fstat(file.fileno()).st_size
+        if pixels and size > 2 * pixels * BYTES_A_PIXEL:  # from twice on Pillow refuses
+            raise UnreadableImageError(
+                f"{size} bytes, more than a photograph of {2 * pixels} pixels can have. "
+                f"Allow it by {MAX_PIXELS}"
+            )
+        return file.read()
 
 
 def _unknown(file: OpenFile) -> str:
@@ -165,12 +197,6 @@ def _unknown(file: OpenFile) -> str:
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
         return f"a HEIC file: {NEEDS['HEIF']}"
     return "no image" if head else "an empty file"
-
-
-def _decode_file(path: str | Path) -> Image.Image:
-    # Given the path, Pillow takes a tenth longer over a small photo.
-    with open(path, "rb", opener=regular_file) as file:
-        return _decode(file)
 
 
 def _decode(file: OpenFile) -> Image.Image:

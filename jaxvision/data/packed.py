@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxvision.data.decode import UnreadableImageError, formats, open_image
+from jaxvision.data.decode import UnreadableImageError, content, formats, open_image
 from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.photo import Photo, Source, Write
 from jaxvision.data.reader import workers
@@ -273,7 +273,7 @@ def _file(photos: FilePhotos, short: int | None, index: int) -> bytes | str:
     """What is stored of a photograph, or why it cannot be read."""
     try:
         path = os.fsdecode(photos.path(index))
-        data = patiently(path, partial(_content, path))
+        data = patiently(path, partial(content, path))
         image = open_image(io.BytesIO(data))
     except UnreadableImageError as error:
         return str(error)
@@ -289,8 +289,3 @@ def _file(photos: FilePhotos, short: int | None, index: int) -> bytes | str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb", opener=regular_file) as file:
-        return file.read()
