@@ -3,7 +3,11 @@
 import errno
 import io
 import os
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +17,7 @@ from jaxvision import parallel, stream
 from jaxvision.data import list_dataset, storage
 from jaxvision.data.decode import UnreadableImageError, is_gray_file, open_image
 from jaxvision.data.file_photos import FilePhotos, Names
+from jaxvision.data.image_files import find_images
 from jaxvision.data.packed import pack
 from jaxvision.data.sources import find_source
 from jaxvision.data.storage import StorageError, patiently
@@ -167,13 +172,20 @@ def test_streamed_photo_keeps_its_place_while_the_server_fails(root, server):
     assert streamed.train.images.bad == {}
 
 
-def test_resident_photos_and_packed_ones_end_there_too(root, server, tmp_path):
+def test_resident_photos_end_there_too(root, server):
     path = next((root / "train" / "a").iterdir())
     listing = list_dataset(str(root), **SIZES)
     server.fail(path, errno.ESTALE)
     with pytest.raises(StorageError, match="3 times"):
         listing.read()
-    pytest.importorskip("array_record", reason="array_record is not installed")
+
+
+@pytest.mark.skipif(
+    find_spec("array_record") is None,
+    reason="array_record is not installed: pip install '.[stream]'",
+)
+def test_packing_ends_there_too(root, server, tmp_path):
+    server.fail(next((root / "train" / "a").iterdir()), errno.ESTALE)
     with pytest.raises(StorageError, match="3 times"):
         pack(find_source(str(root), labelled=True), tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
@@ -181,16 +193,84 @@ def test_resident_photos_and_packed_ones_end_there_too(root, server, tmp_path):
 
 def test_files_that_cannot_be_asked_are_not_called_gone(root, monkeypatch):
     names = Names.of([b"train/a/0.png", b"train/a/missing.png"])
-    photos = FilePhotos(root, names, labels=None)
-    assert photos.facts()[1].tolist() == [-1, -1]
     monkeypatch.setattr(storage, "PAUSES", (0.0,))
 
     def fails(path, *args, **kwargs):
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)
 
-    monkeypatch.setattr(os, "stat", fails)
-    with pytest.raises(StorageError, match="2 times"):
-        FilePhotos(root, names, labels=None).facts()
+    photos = FilePhotos(root, names, labels=None)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "stat", fails)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="2 times"):
+                photos.facts()
+    size = (root / "train/a/0.png").stat().st_size
+    assert photos.facts()[:, 0].tolist() == [size, -1]
+
+
+class Links:
+    """Lists folders in which some names are links, which one server does not follow."""
+
+    def __init__(self, monkeypatch):
+        self.named, self.code, self.left = "", 0, 0
+        self._scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", self.scandir)
+
+    def fail(self, name, code, *, times=10**6):
+        self.named, self.code, self.left = name, code, times
+
+    @contextmanager
+    def scandir(self, folder):
+        with self._scandir(folder) as entries:
+            yield map(self.entry, entries)
+
+    def entry(self, entry):
+        return SimpleNamespace(name=entry.name, is_dir=partial(self.is_dir, entry))
+
+    def is_dir(self, entry):
+        if entry.name == self.named and self.left:
+            self.left -= 1
+            raise OSError(self.code, os.strerror(self.code), entry.path)
+        return entry.is_dir()
+
+
+def test_class_behind_a_link_does_not_vanish_with_the_server(root, server, monkeypatch):
+    classes = find_source(str(root / "train"), labelled=True).classes
+    (root / "train" / "c").symlink_to(root / "val" / "a")
+    whole = (*classes, "c")
+    links = Links(monkeypatch)
+    links.fail("c", errno.ESTALE, times=2)
+    assert find_source(str(root / "train"), labelled=True).classes == whole
+    assert server.pauses == [1.0, 5.0]
+    links.fail("c", errno.ESTALE)
+    with pytest.raises(StorageError, match="train: Stale file handle, 3 times"):
+        find_source(str(root / "train"), labelled=True)
+    links.fail("c", errno.ELOOP)  # of the link itself: no folder, at once
+    assert find_source(str(root / "train"), labelled=True).classes == classes
+    assert server.pauses == [1.0, 5.0] * 2
+
+
+def test_folder_that_cannot_be_listed_is_tried_again(root, server, monkeypatch):
+    left = [errno.ETIMEDOUT] * 2
+    real = os.scandir
+
+    def scandir(folder):
+        if os.fspath(folder) == str(root / "train" / "a") and left:
+            code = left.pop()
+            raise OSError(code, os.strerror(code), folder)
+        return real(folder)
+
+    whole = list(find_images(root).images)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert find_images(root).images == whole
+    assert server.pauses == [1.0, 5.0]
+    left += [errno.ETIMEDOUT] * 3
+    with pytest.raises(StorageError, match="a: Connection timed out, 3 times"):
+        find_images(root)
+    left += [errno.EACCES]
+    with pytest.raises(ValueError, match="cannot list the folder .*: Permission"):
+        find_images(root)
+    assert server.pauses == [1.0, 5.0] * 2
 
 
 def test_what_a_library_says_of_the_storage_is_seen(monkeypatch):

@@ -103,11 +103,15 @@ class FilePhotos(Sequence[Photo]):
         """Size in bytes and time of the last change in ns, int64 `(n, 2)`.
 
         -1 where a file cannot be asked. They are asked once, many at a time.
+
+        Raises:
+          StorageError: not a file, but what they lie on fails.
         """
         if self._facts is None:
-            self._facts = np.empty((len(self), 2), np.int64)
+            facts = np.empty((len(self), 2), np.int64)
             with ThreadPoolExecutor(LOOKS) as pool:
-                list(pool.map(self._look, range(0, len(self), _BLOCK)))
+                list(pool.map(partial(self._look, facts), range(0, len(self), _BLOCK)))
+            self._facts = facts  # all of them, or none after a fault
         return self._facts
 
     def write_identity(self, write: Callable[[bytes], object]) -> None:
@@ -120,17 +124,16 @@ class FilePhotos(Sequence[Photo]):
         """Where one is."""
         return os.path.join(os.fsencode(self.root), self.names[index])
 
-    def _look(self, begin: int) -> None:
-        assert self._facts is not None
+    def _look(self, facts: np.ndarray, begin: int) -> None:
         for index in range(begin, min(begin + _BLOCK, len(self))):
             path = self.path(index)
             try:
                 found = patiently(os.fsdecode(path), partial(os.stat, path))
-                self._facts[index] = found.st_size, found.st_mtime_ns
+                facts[index] = found.st_size, found.st_mtime_ns
             except StorageError:
                 raise
             except OSError:
-                self._facts[index] = -1
+                facts[index] = -1
 
 
 def names_below(paths: Iterable[str], root: str | Path) -> Names:

@@ -3,11 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from jaxvision.data.decode import FORMATS, NEEDS, extensions, is_gray_file, open_image
 from jaxvision.data.photo import Label, Photo
+from jaxvision.data.storage import StorageError, patiently, storage_fault
 
 BESIDE = tuple(
     ".txt .md .rst .html .json .jsonl .xml .csv .tsv .yaml .yml .ini .db .log .pdf "
@@ -51,6 +53,7 @@ def find_images(folder: str | Path) -> Found:
 
     Raises:
       ValueError: a folder cannot be listed.
+      StorageError: what it lies on fails.
     """
     images, others, folders = [], [], {}
     waiting, seen, endings = [os.fspath(folder)], set(), extensions()
@@ -78,19 +81,32 @@ def list_folder(folder: str | Path) -> Listed:
 
     Raises:
       ValueError: it cannot be listed.
+      StorageError: not the folder, but what it lies on fails.
     """
-    folders, files = [], []
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if not _is_folder(entry):
-                    files.append(entry.name)
-                elif entry.name.lower() not in SYSTEM:
-                    folders.append(entry.name)
+        return patiently(os.fspath(folder), partial(_listed, folder))
+    except StorageError:
+        raise
     except OSError as error:
         _cannot_list(error)
+
+
+def _listed(folder: str | Path) -> Listed:
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            try:
+                is_folder = entry.is_dir()  # asks the storage where it is a link
+            except OSError as error:
+                if storage_fault(error):  # a class of photographs may be behind it
+                    raise
+                is_folder = False  # a link in a circle
+            if not is_folder:
+                files.append(entry.name)
+            elif entry.name.lower() not in SYSTEM:
+                folders.append(entry.name)
     return Listed(sorted(folders), sorted(files))
 
 
@@ -148,13 +164,6 @@ def file_photo(
 
 def _shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
 
 
 def _cannot_list(error: OSError) -> NoReturn:
