@@ -17,6 +17,7 @@ from experiments.runs.folder import SHOWN
 from experiments.training.data import open_source
 from jaxvision.array_folder import reason
 from jaxvision.data.packed import pack
+from jaxvision.data.storage import StorageError
 
 MODULE = "experiments.pack"
 
@@ -55,6 +56,8 @@ def main(config: Config) -> dict[str, float]:
             packed = pack(source, config.into, short=config.resize, progress=progress)
     except ValueError as error:
         raise UsageError(f"FOLDER: {error}") from error
+    except StorageError:  # of the photos' disk
+        raise
     except OSError as error:
         raise RunError(f"{config.into} cannot be written: {reason(error)}") from error
     for line in packed.skipped[:SHOWN]:

@@ -155,6 +155,16 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_bytes(path: str | Path) -> bytes:
+    """What is in a regular file.
+
+    Raises:
+      OSError: there is none.
+    """
+    with open(path, "rb", opener=regular_file) as file:
+        return file.read()
+
+
 def read_text(path: str | Path) -> str:
     """The UTF-8 text of a regular file.
 

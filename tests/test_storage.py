@@ -18,7 +18,7 @@ from jaxvision.data import list_dataset, storage
 from jaxvision.data.decode import UnreadableImageError, is_gray_file, open_image
 from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.image_files import find_images
-from jaxvision.data.packed import pack
+from jaxvision.data.packed import TABLE, pack
 from jaxvision.data.sources import find_source
 from jaxvision.data.storage import StorageError, patiently
 from tests.photos import SIZES, make_folder, save
@@ -104,7 +104,7 @@ def test_read_that_breaks_off_in_mid_file_is_tried_again(root, server, monkeypat
 HEADERS = 1000
 """Bytes, of which the failing server still gives as many at a time."""
 NO_DATA = Path("/proc/self/mem")
-"""A regular file of which the system says, at its begin, that there was an I/O error."""
+"""A regular file of which the system says, at its begin, that it cannot be read."""
 
 
 @pytest.mark.skipif(not NO_DATA.exists(), reason="there is no /proc here")
@@ -185,10 +185,19 @@ def test_resident_photos_end_there_too(root, server):
     reason="array_record is not installed: pip install '.[stream]'",
 )
 def test_packing_ends_there_too(root, server, tmp_path):
-    server.fail(next((root / "train" / "a").iterdir()), errno.ESTALE)
-    with pytest.raises(StorageError, match="3 times"):
-        pack(find_source(str(root), labelled=True), tmp_path / "packed")
-    assert not (tmp_path / "packed").exists()
+    from experiments.pack import Config, main
+
+    packed = tmp_path / "packed"
+    photo = next((root / "train" / "a").iterdir())
+    server.fail(photo, errno.ESTALE)
+    with pytest.raises(StorageError, match=f"^{photo}: .* 3 times"):
+        main(Config(str(root), packed))
+    assert not packed.exists()
+    server.fail("", 0)
+    pack(find_source(str(root), labelled=True), packed)
+    server.fail(packed / TABLE, errno.ESTALE)
+    with pytest.raises(StorageError, match=f"{TABLE}: .* 3 times"):
+        find_source(str(packed), labelled=True)
 
 
 def test_files_that_cannot_be_asked_are_not_called_gone(root, monkeypatch):

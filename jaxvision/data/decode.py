@@ -41,7 +41,7 @@ NEEDS = {
 PIXELS_A_BYTE = 250_000
 """More pixels than any file holds by its size, blank ones of many megapixels too."""
 BYTES_A_PIXEL = 16
-"""More than a file needs for one: 8, where nothing is compressed, and what lies beside."""
+"""More than a file needs for one: 8 where nothing is compressed, and what is beside."""
 MAX_PIXELS = "JAXVISION_MAX_PIXELS"
 """The variable of the environment by which programs open larger photographs."""
 TAKEN_AS = "taken as"
@@ -184,8 +184,8 @@ def content(path: str | Path) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if pixels and size > 2 * pixels * BYTES_A_PIXEL:  # from twice on Pillow refuses
             raise UnreadableImageError(
-                f"{size} bytes, more than a photograph of {2 * pixels} pixels can have. "
-                f"Allow it by {MAX_PIXELS}"
+                f"{size} bytes, more than a photograph of {2 * pixels} pixels can have."
+                f" Allow it by {MAX_PIXELS}"
             )
         return file.read()
 

@@ -24,7 +24,7 @@ from jaxvision.data.file_photos import FilePhotos, Names
 from jaxvision.data.photo import Photo, Source, Write
 from jaxvision.data.reader import workers
 from jaxvision.data.storage import StorageError, patiently
-from jaxvision.files import atomic_folder, regular_file
+from jaxvision.files import atomic_folder, read_bytes
 
 TABLE = "packed.npz"
 VERSION = 1
@@ -113,19 +113,20 @@ def open_packed(spec: str, *, labelled: bool) -> Source:
 
     Raises:
       ValueError: it is damaged, or a package is missing.
+      StorageError: not the folder, but what it lies on fails.
     """
     folder = Path(os.path.expanduser(spec))
     _check_package(f"data {spec!r}")
     try:
-        with (
-            open(folder / TABLE, "rb", opener=regular_file) as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
+        table = patiently(str(folder / TABLE), partial(read_bytes, folder / TABLE))
+        with np.load(io.BytesIO(table), allow_pickle=False) as arrays:
             facts = json.loads(arrays["facts"].tobytes())
             if facts["version"] != VERSION:
                 raise ValueError(f"version {facts['version']}, not {VERSION}")
             classes = tuple(map(str, facts["classes"]))
             tables = [_table(arrays, side, len(classes)) for side in SIDES]
+    except StorageError:
+        raise
     except Exception as error:  # numpy, zipfile and json raise nearly anything
         why = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -13,6 +13,7 @@ from jaxvision import files
 from jaxvision.data.archive import Archive, Tell, data_folder, read_members
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.photo import Photo, Source
+from jaxvision.data.storage import StorageError, patiently
 
 NAME = "oxford_iiit_pet"
 SITE = "https://thor.robots.ox.ac.uk/pets"
@@ -187,7 +188,10 @@ def parse_list(name: str, data: bytes) -> list[tuple[str, int]]:
 
 def _check_present(folder: Path, names: Sequence[str]) -> None:
     try:
-        present = set(os.listdir(folder / "images"))
+        images = os.fspath(folder / "images")
+        present = set(patiently(images, partial(os.listdir, images)))
+    except StorageError:
+        raise
     except OSError as error:
         raise ValueError(
             f"cannot list {folder / 'images'}: {error.strerror}; the photos come with "
