@@ -116,7 +116,7 @@ class Saver(AbstractContextManager):
         if self._is_shared:
             write = self._begin(int(step), leaves)
         elif processes.is_first():
-            write = partial(write_arrays, arrays=_to_host(leaves))
+            write = partial(self._write_alone, _to_host(leaves))
         else:
             return
         self._pending = self._executor.submit(self._write, int(step), write, record)
@@ -157,10 +157,17 @@ class Saver(AbstractContextManager):
         try:
             if fault:
                 raise OSError(fault)
-            wait = begin_arrays(self._folder / STAGING / str(step), dict(leaves))
+            # A process may have arrays of its own beside those in parts.
+            own = {name: a for name, a in leaves.items() if not is_spread(a)}
+            path = self._folder / STAGING / str(step)
+            wait = begin_arrays(path, {**leaves, **_to_host(own)})
         except OSError as error:
             raise self._fault(step, error) from None
         return lambda _: wait()
+
+    def _write_alone(self, arrays: Arrays, path: Path) -> None:
+        self._make_staging()
+        write_arrays(path, arrays)
 
     def _make_staging(self) -> None:
         staging = self._folder / STAGING
@@ -175,8 +182,6 @@ class Saver(AbstractContextManager):
     def _write(self, step: int, write: Callable[[Path], None], record: str) -> None:
         folder, staging = self._folder, self._folder / STAGING
         try:
-            if not self._is_shared:
-                self._make_staging()
             write(staging / str(step))
             if not processes.is_first():
                 return
@@ -281,7 +286,7 @@ def _spec(name: str, leaf: Any) -> str:
 
 
 def _described(tree: Any, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The leaves, keys as their data, and the text of `metadata.json`."""
+    """The leaves that have data, keys as such, and the text of `metadata.json`."""
     leaves = _named_leaves(tree)
     specs = {name: _spec(name, leaf) for name, leaf in leaves.items()}
     impls = {}
@@ -295,7 +300,8 @@ def _described(tree: Any, metadata: Mapping[str, Any]) -> tuple[dict[str, Any], 
         text = json.dumps(record, indent=1)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the metadata must be JSON: {error}") from None
-    return leaves, text
+    # Orbax refuses what is empty; its shape and dtype are in the record.
+    return {name: leaf for name, leaf in leaves.items() if np.size(leaf)}, text
 
 
 def _to_host(leaves: Mapping[str, Any]) -> Arrays:
@@ -334,10 +340,18 @@ def _read(path: Path, target: Any) -> tuple[Any, dict[str, Any]]:
     record = json.loads((path / METADATA).read_text("utf-8"))
     wanted = _named_leaves(target)
     _compare(path, record["leaves"], wanted)
-    values = read_arrays(path, wanted)
+    values = read_arrays(path, [name for name, leaf in wanted.items() if np.size(leaf)])
+    values |= {n: _empty(leaf) for n, leaf in wanted.items() if not np.size(leaf)}
     impl = record["key_impls"].get
     placed = [_place(n, leaf, values[n], impl(n)) for n, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(target), placed), record["metadata"]
+
+
+def _empty(leaf: Any) -> np.ndarray:
+    """The data of a leaf that has none."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return np.empty(leaf.shape, leaf.dtype)
 
 
 def _compare(path: Path, saved: dict[str, str], wanted: dict[str, Any]) -> None:

@@ -1,13 +1,15 @@
 """One of several processes that saves or restores a spread state; see processes.py.
 
-python -m tests.checkpoint_worker FOLDER save|restore STEP
+python -m tests.checkpoint_worker FOLDER save|restore|spoil STEP
 """
 
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 
 from experiments.command.console import complain
 from jaxvision import checkpoint, parallel, processes
@@ -30,6 +32,16 @@ def tree():
     return {"params": params, "key": jax.random.key(3), "step": np.int32(5)}
 
 
+def own(step):
+    """What each process has for itself, and what is empty."""
+    return {
+        "local": jax.device_put(jnp.arange(3.0) + step, jax.local_devices()[0]),
+        "numpy": np.arange(4) + step,
+        "rate": 0.5,
+        "empty": np.zeros((0, 3), np.float32),
+    }
+
+
 def save(folder, layout):
     placed = layout.place(tree())
     spread = {n: not a.is_fully_replicated for n, a in placed["params"].items()}
@@ -37,7 +49,7 @@ def save(folder, layout):
     assert spread == {"conv": several, "odd": False, "half": several, "bias": False}
     with checkpoint.Saver(folder) as saver:
         for step in (1, 2):
-            saver.save(step, placed, metadata={"step": step})
+            saver.save(step, placed | own(step), metadata={"step": step})
             placed = bump(placed)  # while it is written
 
 
@@ -46,7 +58,7 @@ def restore(folder, layout, step):
     target = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), placed
     )
-    found = checkpoint.restore(folder, target)
+    found = checkpoint.restore(folder, target | own(0))
     assert found is not None and found.step == step, found
     if step == 1:
         assert "step 2: state/ocdbt.process_1" in found.skipped[0]
@@ -59,8 +71,38 @@ def restore(folder, layout, step):
             restored.addressable_shards, array.addressable_shards, strict=True
         ):
             assert np.asarray(ours.data).tobytes() == np.asarray(theirs.data).tobytes()
+    for name, value in own(step).items():
+        assert type(found.tree[name]) is type(value), name
+        np.testing.assert_array_equal(found.tree[name], value)
     assert int(found.tree["step"]) == 5
     assert jax.random.bits(found.tree["key"]) == jax.random.bits(placed["key"])
+
+
+def spoil(folder, layout):
+    """The disk changes what the last process wrote, before it is read again."""
+    wait, done = ocp.CheckpointManager.wait_until_finished, []
+
+    def spoiled(manager):
+        wait(manager)
+        last = f"ocdbt.process_{jax.process_count() - 1}"
+        files = list(Path(folder).glob(f".saving/3/state/{last}/d/*"))
+        if processes.is_first() and files and not done:
+            flip(max(files, key=lambda file: file.stat().st_size))
+            done.append(files)
+
+    ocp.CheckpointManager.wait_until_finished = spoiled
+    try:
+        saver = checkpoint.Saver(folder)
+        saver.save(3, layout.place(tree()), metadata={})
+        saver.wait()
+    except checkpoint.CheckpointError as error:
+        processes.fail(str(error), say=complain, code=3)
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
 
 
 def main():
@@ -70,6 +112,8 @@ def main():
     layout = parallel.Layout(parallel.make_mesh(), is_spread=True)
     if act == "save":
         save(folder, layout)
+    elif act == "spoil":
+        spoil(folder, layout)
     else:
         restore(folder, layout, int(step))
     processes.finish()

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxvision import checkpoint
+from tests.checkpoint_worker import flip
 from tests.colours import write_colours
 from tests.processes import ended, said, started
 from tests.runs import metrics_of
@@ -30,10 +31,18 @@ def test_parts_are_saved_by_all_and_restored_on_any_devices(tmp_path):
     assert written  # the second process has written its own
     for layout in [(2, 4), (1, 8), (1, 1)]:
         work(layout, tmp_path, "restore", 2, f"restore{layout}")
-    data = bytearray(written[-1].read_bytes())
-    data[len(data) // 2] ^= 1
-    written[-1].write_bytes(data)
+    flip(written[-1])
     work((1, 8), tmp_path, "restore", 1, "damaged")
+
+
+def test_part_of_another_process_is_read_again_before_the_step_appears(tmp_path):
+    words = ("tests.checkpoint_worker", tmp_path / "steps", "spoil", 3)
+    at = tmp_path / "spoil"
+    codes = ended(started(2, 4, *words, folder=at), timeout=100)
+    assert codes[0] == 3, said(at, 0) + said(at, 1)
+    (line,) = [line for line in said(at, 0) if "cannot be saved" in line]
+    assert "is not what was written" in line
+    assert checkpoint.steps(tmp_path / "steps") == []
 
 
 def test_parts_of_one_process_are_restored_by_two(tmp_path):
