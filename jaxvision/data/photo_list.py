@@ -44,11 +44,19 @@ class _Entry(NamedTuple):
 
 
 class _Labels(NamedTuple):
-    """The labels of each row, how they are written, and whether none may be meant."""
+    """The labels of each row, and how they are written.
+
+    Attributes:
+      each: a row's labels.
+      words: how they are written, for people.
+      none_is_meant: whether a row without any may be meant.
+      are_lists: whether they are JSON's lists, of which one may hold one label.
+    """
 
     each: list[tuple[str, ...]]
     words: str
     none_is_meant: bool
+    are_lists: bool = False
 
 
 def is_list(spec: str) -> bool:
@@ -81,7 +89,9 @@ def open_list(spec: str, *, labelled: bool) -> Source:
         found = _find_labels(path, table, {where, side})
         multilabel = _is_multilabel(path, table, found)
         labels, said = found.each, f"{said}, {found.words}"
-        said += ", several a photo" if multilabel else ""
+        if multilabel:
+            said += ", several a photo"
+            _check_marks(path, labels)
     entries = [
         _Entry(
             row.line, _path(path, row, where), one, _split(path, row, side) or "train"
@@ -226,7 +236,7 @@ def _find_labels(path: Path, table: Rows, others: set[str | None]) -> _Labels:
     lists = any(isinstance(cell, list) for cell in cells)
     if found:
         words += f", separated by {found[0]!r}"
-    return _Labels(each, words, none_is_meant=lists)
+    return _Labels(each, words, none_is_meant=lists, are_lists=lists)
 
 
 def _names(path: Path, row: Row, column: str, values: Sequence[Any]) -> tuple[str, ...]:
@@ -268,12 +278,12 @@ def _flags(path: Path, table: Rows, columns: Sequence[str]) -> _Labels:
 
 
 def _is_multilabel(path: Path, table: Rows, labels: _Labels) -> bool:
-    """Whether photographs have several labels.
+    """Whether photographs have several labels; a list says so, of one label too.
 
     Raises:
       ValueError: they have one each, but for some that have none.
     """
-    if any(len(one) > 1 for one in labels.each):
+    if labels.are_lists or any(len(one) > 1 for one in labels.each):
         return True
     lacking = [
         row.line for row, one in zip(table.rows, labels.each, strict=True) if not one
@@ -285,6 +295,16 @@ def _is_multilabel(path: Path, table: Rows, labels: _Labels) -> bool:
             "remove the line"
         )
     return bool(lacking)
+
+
+def _check_marks(path: Path, labels: Sequence[tuple[str, ...]]) -> None:
+    """Raises ValueError where a label of several holds what separates them."""
+    for name in sorted({name for one in labels for name in one}):
+        if ";" in name:
+            raise ValueError(
+                f"{path}: the label {shown(name)} holds ';', which separates the "
+                "labels of a photo in all tables: rename it"
+            )
 
 
 def _check_once(path: Path, entries: Sequence[_Entry]) -> None:
