@@ -76,7 +76,6 @@ def enlarger_service(model: str, *, scale: int | None) -> Service:
             "task": "enlarge",
             "net": model,
             "scale": times,
-            "several": False,
             "facts": {"At most": f"{LARGEST / 1e6:.0f} megapixels afterwards"},
         },
         answers={"/enlarge": answer},

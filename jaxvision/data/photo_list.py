@@ -44,19 +44,11 @@ class _Entry(NamedTuple):
 
 
 class _Labels(NamedTuple):
-    """The labels of each row, and how they are written.
-
-    Attributes:
-      each: a row's labels.
-      words: how they are written, for people.
-      none_is_meant: whether a row without any may be meant.
-      are_lists: whether they are JSON's lists, of which one may hold one label.
-    """
+    """The labels of each row, how they are written, and whether none may be meant."""
 
     each: list[tuple[str, ...]]
     words: str
     none_is_meant: bool
-    are_lists: bool = False
 
 
 def is_list(spec: str) -> bool:
@@ -236,7 +228,7 @@ def _find_labels(path: Path, table: Rows, others: set[str | None]) -> _Labels:
     lists = any(isinstance(cell, list) for cell in cells)
     if found:
         words += f", separated by {found[0]!r}"
-    return _Labels(each, words, none_is_meant=lists, are_lists=lists)
+    return _Labels(each, words, none_is_meant=lists)
 
 
 def _names(path: Path, row: Row, column: str, values: Sequence[Any]) -> tuple[str, ...]:
@@ -278,12 +270,12 @@ def _flags(path: Path, table: Rows, columns: Sequence[str]) -> _Labels:
 
 
 def _is_multilabel(path: Path, table: Rows, labels: _Labels) -> bool:
-    """Whether photographs have several labels; a list says so, of one label too.
+    """Whether photographs have several labels.
 
     Raises:
       ValueError: they have one each, but for some that have none.
     """
-    if labels.are_lists or any(len(one) > 1 for one in labels.each):
+    if any(len(one) > 1 for one in labels.each):
         return True
     lacking = [
         row.line for row, one in zip(table.rows, labels.each, strict=True) if not one
