@@ -128,19 +128,6 @@ def make_enlarger_training(
         psnr, ssim = (np.concatenate(column) for column in zip(*figures, strict=True))
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
-    def keep(params: Tree, stats: Tree, folder: Path) -> None:
-        params, stats = parallel.on_host((params, stats))
-        if not processes.is_first():
-            return
-        save_bundle(
-            folder / "model.safetensors",
-            start.name,
-            params,
-            stats,
-            classes=(),
-            preprocessing=start.preprocessing,
-        )
-
     task = Task(
         data={"image": photos.images, "size": photos.sizes},
         fingerprint=fingerprint,
@@ -149,7 +136,7 @@ def make_enlarger_training(
         loss_fn=make_loss(ERRORS[error], used, weight=recipe.perceptual_weight),
         metrics=("loss",),
         evaluate=evaluate,
-        keep=keep,
+        keep=_make_keep(start),
         # The perceptual loss pays with PSNR for what it gains: the last epoch counts.
         judged_by="epoch" if used else "val_psnr",
         repeat=recipe.repeat,
@@ -163,6 +150,25 @@ def make_enlarger_training(
     size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
     trained = make_trainable(model, recipe, size=size)
     return make_training(task, trained, recipe)
+
+
+def _make_keep(start: Start) -> Callable[[Tree, Tree, Path], None]:
+    """What writes the best epoch's model."""
+
+    def keep(params: Tree, stats: Tree, folder: Path) -> None:
+        params, stats = parallel.on_host((params, stats))
+        if not processes.is_first():
+            return
+        save_bundle(
+            folder / "model.safetensors",
+            start.name,
+            params,
+            stats,
+            classes=(),
+            preprocessing=start.preprocessing,
+        )
+
+    return keep
 
 
 def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
