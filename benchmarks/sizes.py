@@ -7,14 +7,14 @@
 Three processes take turns: ours with oneDNN, PyTorch, ours by the rules in JAX; PyTorch
 is measured once for both. Each row is written as it comes, among those of
 `benchmarks.train_step`, and what the file has is not measured again: a run that was
-interrupted goes on with the same command. `--table` measures nothing and prints the
-table of the README from the file.
+interrupted goes on with the same command. `--table` measures nothing and prints a
+table of what the file has.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import tyro
@@ -23,14 +23,13 @@ from benchmarks import results, train_step
 from benchmarks.nets import NETS
 from benchmarks.pair import (
     Comparison,
-    Plan,
     Side,
     Task,
     Worker,
     WorkerError,
     take_turns,
 )
-from benchmarks.program import QUICK, Options, Table, look_at_machine, run, variables
+from benchmarks.program import Options, Table, look_at_machine, run, variables
 from benchmarks.results import Row
 
 NAME = "train_step"
@@ -152,12 +151,16 @@ def _workers(config: Config) -> Iterator[dict[str, Worker]]:
 def _rows(
     config: Config, workers: dict[str, Worker], name: str, shape: Shape
 ) -> Iterator[Row]:
-    """The shape's rows, one a back end; a side that fails costs its row alone."""
+    """The shape's rows, one a back end.
+
+    A side that cannot be prepared costs its row alone; one that fails or comes too late
+    in its turns, or PyTorch, all of them.
+    """
     batch, size = shape
     case = {"net": name, "batch": batch, "size": size, "dtype": "float32"}
     ours = Task("benchmarks.ours:train_step", {**case, "loop": False})
     theirs = Task("benchmarks.peers:train_step", {**case, "mode": None})
-    plan = QUICK if config.options.quick else Plan(limit=config.limit / 8)
+    plan = replace(config.options.plan, limit=config.limit / 8)
     end = time.monotonic() + config.limit
     sides, problems = [], {}
     for side in ("peer", *config.backends):

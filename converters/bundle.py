@@ -61,6 +61,8 @@ def save_bundle(
         "preprocessing": json.dumps(told(preprocessing)),
         "format": "pt",
     }
+    if model.revision > 1:
+        metadata["revision"] = str(model.revision)
     if certainty is not None:
         metadata["certainty"] = json.dumps(told_certainty(certainty))
     save_tensors(path, to_state_dict(model, params, stats), metadata)
@@ -95,6 +97,7 @@ def load_bundle(path: str | Path) -> Bundle:
     check_digest(path, arrays, metadata)
     _check_numbers(path, arrays)
     abstract = models.abstract(name, num_classes=len(classes))
+    check_revision(path, metadata, abstract)
     if preprocessing.crop < abstract.smallest:
         raise ValueError(
             f"{path}: its metadata are damaged (the preprocessing's crop is "
@@ -103,6 +106,17 @@ def load_bundle(path: str | Path) -> Bundle:
         )
     model = convert(abstract, arrays)
     return Bundle(name, model, tuple(classes), preprocessing, certainty)
+
+
+def check_revision(
+    path: str | Path, metadata: Mapping[str, str], model: models.Network
+) -> None:
+    """Raises ValueError where the file is of another revision of the network."""
+    if metadata.get("revision", "1") != str(model.revision):
+        raise ValueError(
+            f"{path}: another version's {metadata.get('architecture')}, which computes "
+            "something else from the same numbers: train it anew, or use that version"
+        )
 
 
 def architecture(path: str | Path) -> str:

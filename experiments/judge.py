@@ -4,7 +4,6 @@ python -m experiments.judge Set5 Set14
 python -m experiments.judge Set5 Set14 --model light RUN --scale 2 --picture FILE.png
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +18,8 @@ from experiments.inference.enlarger import make_enlarger
 from experiments.inference.trained import open_network, scales
 from experiments.pages.enlargements import draw_enlargements
 from experiments.runs.judging import (
+    BICUBIC,
+    DENOISED,
     Distance,
     flat,
     judge,
@@ -34,7 +35,7 @@ from experiments.training.perceptual import (
     make_relative,
     open_perceptual,
 )
-from jaxvision.data.pieces import Whole, centre_square
+from jaxvision.data.pieces import centre_square
 
 MODULE = "experiments.judge"
 
@@ -89,7 +90,7 @@ def main(config: Config) -> dict[int, dict[str, float]]:
         rows, examples = judge(
             enlargers,
             groups,
-            distance=_distance(config, groups, console=console),
+            distance=_distance(config, scale=scale, console=console),
             degradation=config.degrade,
             console=console,
         )
@@ -111,6 +112,11 @@ def _scales(config: Config) -> tuple[int, ...]:
     """
     if len(set(config.model)) < len(config.model):
         raise UsageError("--model names one of them twice")
+    if taken := {BICUBIC, DENOISED} & set(config.model):
+        raise UsageError(
+            f"--model {min(taken)}: a row of the table has that name: give it as "
+            f"./{min(taken)}"
+        )
     common = set.intersection(*(set(scales(name)) for name in config.model))
     chosen = config.scale or tuple(sorted(common))
     if not chosen:
@@ -123,14 +129,15 @@ def _scales(config: Config) -> tuple[int, ...]:
     return chosen
 
 
-def _distance(
-    config: Config, groups: Mapping[str, Sequence[Whole]], *, console: Console
-) -> Distance | None:
-    """The perceptual distance, in units of the features of the photographs' own."""
+def _distance(config: Config, *, scale: int, console: Console) -> Distance | None:
+    """The perceptual distance, in units of the demo photographs' features.
+
+    What is judged, and in what order, is not to change the unit.
+    """
     if config.vgg is None:
         return None
-    photos = [photo for group in groups.values() for photo in group]
-    squares = [centre_square(photo.image) for photo in photos[:MEASURED]]
+    demo = open_benchmarks(("demo",), scale=scale, option="--vgg")["demo"]
+    squares = [centre_square(photo.image) for photo in demo[:MEASURED]]
     perceptual = open_perceptual(config.vgg, ("relu2_2",), console=console)
     return make_distance(make_relative(perceptual, squares))
 

@@ -25,6 +25,7 @@ from experiments.inference.portable import Portable, open_portable, read_photos
 from experiments.inference.unsure import UNSURE, least_sure
 from experiments.pages.photos import overlay
 from experiments.pages.predictions import write_label_predictions, write_predictions
+from jaxvision.calibration import foremost
 from jaxvision.data.image_files import file_photo
 from jaxvision.data.reader import Guesses, guessed
 from jaxvision.files import atomic_path
@@ -121,7 +122,8 @@ def main(config: Config) -> dict[str, int]:
     failed = []
     if explain is not None and done:
         # After the table, which no picture that cannot be written is to prevent.
-        answers = dict(zip(done, table.argmax(axis=1).tolist(), strict=True))
+        labels = foremost(table, model.certainty).tolist()
+        answers = dict(zip(done, labels, strict=True))
         failed = _write_explanations(answers, model, explain, config.output)
         console.say(f"explanations: {config.output}")
     for line in unreadable:

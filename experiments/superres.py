@@ -51,6 +51,7 @@ from experiments.training.perceptual import (
     make_distance,
     make_relative,
     open_perceptual,
+    without_grid,
 )
 from experiments.training.training import dry_run
 from jaxvision import checkpoint, processes
@@ -164,15 +165,16 @@ def main(config: Config) -> dict[str, float]:
     benchmarks = open_benchmarks(
         config.benchmark, scale=config.scale, option="--benchmark", taken=("test",)
     )
-    features = None
+    features = trained_by = None
     if config.vgg is not None:
         layers = config.perceptual_layers
         features = open_perceptual(config.vgg, layers, console=console)
     recipe = EnlargerRecipe.of(config)
     photos = _open(config, crop_size=recipe.crop_size, console=console)
     if features is not None:
-        squares = [centre_square(photo.image) for photo in photos.val]
-        features = make_relative(features, squares[:MEASURED])
+        squares = [centre_square(photo.image) for photo in photos.val[:MEASURED]]
+        trained_by = make_relative(without_grid(features), squares)
+        features = make_relative(features, squares)
     begun = folder is not None and bool(checkpoint.steps(folder / "checkpoints"))
     source = config.init_from
     source = source and (trained_file(str(source), scale=config.scale) or source)
@@ -181,7 +183,7 @@ def main(config: Config) -> dict[str, float]:
         f"{config.model}: {start.source}; {photos.name}: {photos.count} training "
         f"photos, {len(photos.val)} to judge by"
     )
-    training = make_enlarger_training(photos, start, recipe, features)
+    training = make_enlarger_training(photos, start, recipe, trained_by)
     if config.dry_run:
         return dry_run(training, start.model, console)
     if folder is None:

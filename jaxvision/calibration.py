@@ -70,6 +70,15 @@ class Certainty:
         )
 
 
+def foremost(probabilities: np.ndarray, certainty: Certainty) -> np.ndarray:
+    """The answer of each image, to be explained: `(n, k)` to int64 `(n,)`.
+
+    The likeliest class; of several labels, the one most over its threshold.
+    """
+    limits = np.asarray(certainty.label_thresholds or 0.0, probabilities.dtype)
+    return (probabilities - limits).argmax(axis=1)
+
+
 UNKNOWN = Certainty()
 """That of a model that was never asked about held-out images."""
 

@@ -29,22 +29,6 @@ DAMAGED = re.compile("Error reading persistent compilation cache entry for '([^'
 ENABLED = "jax_enable_compilation_cache"
 FOLDER = "jax_compilation_cache_dir"
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
-FLAGS = "XLA_FLAGS"
-TUNING = "--xla_gpu_autotune_level"
-
-
-def skip_tuning_checks() -> None:
-    """Has XLA choose a GPU's convolutions by their time alone.
-
-    XLA tries out each algorithm of each convolution that differs, and at its default
-    level, 4, compares what they compute besides. That chooses nothing, which is level
-    5, and can take most of the time (tensorflow/tensorflow#35621): at level 3 the
-    choice is the same. A level that `XLA_FLAGS` has stays. It is read where JAX finds
-    its devices, which has to come later.
-    """
-    given = os.environ.get(FLAGS, "")
-    if TUNING not in given:
-        os.environ[FLAGS] = f"{given} {TUNING}=3".strip()
 
 
 def check_device() -> None:

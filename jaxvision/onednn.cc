@@ -88,7 +88,9 @@ class Arena {
 // Where oneDNN's threads share out the channels of a bfloat16 kernel's gradient, they
 // wait for one another at every image, spinning: on a machine that does other work too
 // that was eight times the CPU time. So there each thread takes its part of the batch
-// alone, and the parts' gradients, in float32, are added up.
+// alone, and the parts' gradients, in float32, are added up. The first parts have one
+// image more where the batch is no multiple of the threads; a batch of fewer images
+// than threads is left to oneDNN, which waits as often as there are images.
 class Convolution {
  public:
   Convolution(const dnnl::engine& engine, const Key& key) : kind_(Kind(key[0])) {
@@ -100,9 +102,8 @@ class Convolution {
     const auto any = dnnl::memory::format_tag::any;
     const bool narrow = type == dnnl::memory::data_type::bf16;
     const int threads = omp_get_max_threads();
-    if (narrow && kind_ == kKernelGradient && x[0] % threads == 0) parts_ = threads;
-    source_ = Desc({x[0] / parts_, x[3], x[1], x[2]}, type, nhwc);
-    target_ = Desc({y[0] / parts_, y[3], y[1], y[2]}, type, nhwc);
+    const bool split = narrow && kind_ == kKernelGradient && x[0] >= threads;
+    const int parts = split ? threads : 1;
     Dims dims{cout, cin, w[0], w[1]};
     Dims strides{1, w[3], w[1] * cin * w[3], cin * w[3]};
     if (groups > 1) {
@@ -110,33 +111,46 @@ class Convolution {
       strides.insert(strides.begin(), cout);
     }
     kernel_ = Desc(dims, type, strides);
-    const Desc free(dims, type, any), sum(dims, dnnl::memory::data_type::f32, any);
+    inner_ = Desc(
+        dims, kind_ == kKernelGradient ? dnnl::memory::data_type::f32 : type, any);
     const Dims step{g[0], g[1]}, low{g[2], g[4]}, high{g[3], g[5]};
     const Dims dilation{g[6] - 1, g[7] - 1};
     const auto algorithm = dnnl::algorithm::convolution_direct;
     dnnl::primitive_attr attr;
     attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    const Threads limit(parts_ > 1 ? 1 : threads);
-    const dnnl::convolution_forward::primitive_desc forward(
-        engine,
-        kind_ == kForward ? dnnl::prop_kind::forward_inference
-                          : dnnl::prop_kind::forward_training,
-        algorithm, source_, free, target_, step, dilation, low, high, attr);
-    if (kind_ == kForward) {
-      Prepare(forward, forward.weights_desc());
-      primitive_ = dnnl::convolution_forward(forward);
-    } else if (kind_ == kInputGradient) {
-      const dnnl::convolution_backward_data::primitive_desc backward(
-          engine, algorithm, source_, free, target_, step, dilation, low, high, forward,
-          attr);
-      Prepare(backward, backward.weights_desc());
-      primitive_ = dnnl::convolution_backward_data(backward);
-    } else {
-      const dnnl::convolution_backward_weights::primitive_desc backward(
-          engine, algorithm, source_, sum, target_, step, dilation, low, high, forward,
-          attr);
-      Prepare(backward, backward.diff_weights_desc());
-      primitive_ = dnnl::convolution_backward_weights(backward);
+    const Threads limit(parts > 1 ? 1 : threads);
+    for (int i = 0; i < parts; ++i) {
+      const int64_t images = x[0] / parts + (i < x[0] % parts);
+      if (i > 0 && images == parts_.back().source.get_dims()[0]) {
+        parts_.push_back(parts_.back());
+        continue;
+      }
+      Part part;
+      part.source = Desc({images, x[3], x[1], x[2]}, type, nhwc);
+      part.target = Desc({images, y[3], y[1], y[2]}, type, nhwc);
+      const dnnl::convolution_forward::primitive_desc forward(
+          engine,
+          kind_ == kForward ? dnnl::prop_kind::forward_inference
+                            : dnnl::prop_kind::forward_training,
+          algorithm, part.source, kind_ == kForward ? inner_ : Desc(dims, type, any),
+          part.target, step, dilation, low, high, attr);
+      if (kind_ == kForward) {
+        Prepare(part, forward, forward.weights_desc());
+        part.primitive = dnnl::convolution_forward(forward);
+      } else if (kind_ == kInputGradient) {
+        const dnnl::convolution_backward_data::primitive_desc backward(
+            engine, algorithm, part.source, inner_, part.target, step, dilation, low,
+            high, forward, attr);
+        Prepare(part, backward, backward.weights_desc());
+        part.primitive = dnnl::convolution_backward_data(backward);
+      } else {
+        const dnnl::convolution_backward_weights::primitive_desc backward(
+            engine, algorithm, part.source, inner_, part.target, step, dilation, low,
+            high, forward, attr);
+        Prepare(part, backward, backward.diff_weights_desc());
+        part.primitive = dnnl::convolution_backward_weights(backward);
+      }
+      parts_.push_back(part);
     }
     if (inner_ != kernel_) {
       const bool out = kind_ == kKernelGradient;
@@ -151,12 +165,12 @@ class Convolution {
 
   void Run(const dnnl::engine& engine, dnnl::stream& stream, Arena& arena, void* x,
            void* w, void* y) const {
+    const int parts = int(parts_.size());
     const size_t kernel = inner_ != kernel_ ? Round(inner_.get_size()) : 0;
-    const size_t work = Round(scratch_.get_size());
-    char* base = static_cast<char*>(
-        arena.Get(parts_ * kernel +
-                  std::max(parts_ * work, Round(reorder_scratch_.get_size()))));
-    char* room = base + parts_ * kernel;
+    const size_t work = Round(work_);
+    char* base = static_cast<char*>(arena.Get(
+        parts * kernel + std::max(parts * work, Round(reorder_scratch_.get_size()))));
+    char* room = base + parts * kernel;
     const dnnl::memory outer(kernel_, engine, w);
     const dnnl::memory inner(inner_, engine, kernel ? base : w);
     const dnnl::memory reorder_scratch(reorder_scratch_, engine, room);
@@ -165,16 +179,17 @@ class Convolution {
                                 {DNNL_ARG_TO, inner},
                                 {DNNL_ARG_SCRATCHPAD, reorder_scratch}});
     }
-    const auto run = [&](int part) {
-      char* images = static_cast<char*>(x) + part * source_.get_size();
-      char* results = static_cast<char*>(y) + part * target_.get_size();
-      const dnnl::memory source(source_, engine, images);
-      const dnnl::memory target(target_, engine, results);
-      const dnnl::memory own(inner_, engine, kernel ? base + part * kernel : w);
-      const dnnl::memory scratch(scratch_, engine, room + part * work);
+    const auto run = [&](int i, char* images, char* results) {
+      const Part& part = parts_[i];
+      // Without it some implementations start a team of their own in every part.
+      const Threads limit(parts > 1 ? 1 : omp_get_max_threads());
+      const dnnl::memory source(part.source, engine, images);
+      const dnnl::memory target(part.target, engine, results);
+      const dnnl::memory own(inner_, engine, kernel ? base + i * kernel : w);
+      const dnnl::memory scratch(part.scratch, engine, room + i * work);
       dnnl::stream alone(engine);
-      primitive_.execute(
-          part ? alone : stream,
+      part.primitive.execute(
+          i ? alone : stream,
           {{kind_ == kInputGradient ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, source},
            {kind_ == kKernelGradient ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, own},
            {kind_ == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, target},
@@ -182,17 +197,21 @@ class Convolution {
       alone.wait();
     };
     {
+      char *images = static_cast<char*>(x), *results = static_cast<char*>(y);
       std::vector<std::future<void>> others;
-      for (int i = 1; i < parts_; ++i) {
-        others.push_back(std::async(std::launch::async, run, i));
+      for (int i = 1; i < parts; ++i) {
+        images += parts_[i - 1].source.get_size();
+        results += parts_[i - 1].target.get_size();
+        others.push_back(std::async(std::launch::async, run, i, images, results));
       }
-      run(0);
+      run(0, static_cast<char*>(x), static_cast<char*>(y));
       for (auto& other : others) other.get();
     }
-    for (int i = 1; i < parts_; ++i) {
+    const size_t numbers = inner_.get_size() / sizeof(float);
+    for (int i = 1; i < parts; ++i) {
       float* sum = reinterpret_cast<float*>(base);
       const float* more = reinterpret_cast<const float*>(base + i * kernel);
-      for (size_t j = 0; j < inner_.get_size() / sizeof(float); ++j) sum[j] += more[j];
+      for (size_t j = 0; j < numbers; ++j) sum[j] += more[j];
     }
     if (kernel && kind_ == kKernelGradient) {
       reorder_.execute(stream, {{DNNL_ARG_FROM, inner},
@@ -203,7 +222,13 @@ class Convolution {
   }
 
  private:
-  // The threads for which oneDNN prepares, for as long as this lives.
+  // What one thread computes, or all of them together.
+  struct Part {
+    Desc source, target, scratch;
+    dnnl::primitive primitive;
+  };
+
+  // The threads for which oneDNN prepares and with which it computes, for as long as this lives.
   struct Threads {
     explicit Threads(int count) { omp_set_num_threads(count); }
     ~Threads() { omp_set_num_threads(before); }
@@ -212,15 +237,17 @@ class Convolution {
 
   static size_t Round(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-  void Prepare(const dnnl::primitive_desc_base& desc, const Desc& inner) {
+  // All parts have the kernel as the first one wants it.
+  void Prepare(Part& part, const dnnl::primitive_desc_base& desc, const Desc& inner) {
     inner_ = inner;
-    scratch_ = desc.scratchpad_desc();
+    part.scratch = desc.scratchpad_desc();
+    work_ = std::max(work_, part.scratch.get_size());
   }
 
   Kind kind_;
-  int parts_ = 1;
-  Desc source_, target_, kernel_, inner_, scratch_, reorder_scratch_;
-  dnnl::primitive primitive_;
+  std::vector<Part> parts_;
+  size_t work_ = 0;
+  Desc kernel_, inner_, reorder_scratch_;
   dnnl::reorder reorder_;
 };
 

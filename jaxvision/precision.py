@@ -33,7 +33,7 @@ def fast_dtype(device: Any) -> tuple[str, str]:
         return "bfloat16", f"{kind} multiplies it"
     if device.platform not in ("gpu", "cuda", "rocm"):
         if ops.backend() == "onednn" and onednn.multiplies(jnp.bfloat16):
-            return "float32", f"on {kind}; convolutions are faster in bfloat16 here"
+            return "float32", f"on {kind}; bfloat16 has faster convolutions here"
         return "float32", f"on {kind} it is as fast as any"
     # AMD's devices name an architecture, such as gfx90a.
     found = re.fullmatch(r"(\d+)\.(\d+)", getattr(device, "compute_capability", ""))

@@ -29,6 +29,7 @@
 # %%
 # Installs jaxvision beside the JAX that is here: what is installed already stays as it is.
 import importlib.util
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -57,7 +58,7 @@ if KEEP_IN_DRIVE:
 
     drive.mount("/content/drive")
     kept_in = Path("/content/drive/MyDrive/jaxvision")
-    jax.config.update("jax_compilation_cache_dir", str(kept_in / "compiled"))
+    os.environ["JAXVISION_HOME"] = str(kept_in)
     OUTPUT = kept_in / "runs"
 
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found

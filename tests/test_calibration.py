@@ -167,6 +167,13 @@ def test_a_kept_temperature_lowers_the_loss_of_the_other_half(seed):
     assert (found.temperature != 1) == (gain > 0)
 
 
+def test_foremost_of_several_labels_is_the_one_most_over_its_threshold():
+    table = np.array([[0.6, 0.5], [0.9, 0.1]], np.float32)
+    several = calibration.Certainty(label_thresholds=(0.7, 0.2))
+    assert calibration.foremost(table, calibration.UNKNOWN).tolist() == [0, 0]
+    assert calibration.foremost(table, several).tolist() == [1, 0]
+
+
 def test_too_few_images_and_no_numbers_tell_nothing():
     labels, logits = answers(FEWEST)
     table = softmax(logits)

@@ -119,6 +119,7 @@ def test_all_seeds_share_one_compilation(config, monkeypatch):
     assert made[0].training.plan.run_steps._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_interrupted_grid_goes_on_to_the_same_bits(
     finished, config, tmp_path, monkeypatch
 ):

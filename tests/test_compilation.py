@@ -47,31 +47,6 @@ def test_folder_is_private_and_jax_uses_it(home):
         assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_convolutions_are_chosen_by_time_and_a_level_that_is_given_stays(monkeypatch):
-    monkeypatch.delenv(compilation.FLAGS, raising=False)
-    compilation.skip_tuning_checks()
-    assert os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=3"
-    compilation.skip_tuning_checks()
-    assert os.environ["XLA_FLAGS"] == "--xla_gpu_autotune_level=3"
-    monkeypatch.setenv(compilation.FLAGS, "--xla_dump_to=a --xla_gpu_autotune_level=0")
-    compilation.skip_tuning_checks()
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=a --xla_gpu_autotune_level=0"
-    monkeypatch.setenv(compilation.FLAGS, "--xla_dump_to=a")
-    compilation.skip_tuning_checks()
-    assert os.environ["XLA_FLAGS"] == "--xla_dump_to=a --xla_gpu_autotune_level=3"
-
-
-def test_xla_knows_the_flag():
-    code = (
-        "from jaxvision import compilation; compilation.skip_tuning_checks();"
-        "import jax; print(jax.numpy.ones(2).sum())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0 and done.stdout == "2.0\n", done.stderr[-800:]
-
-
 def test_an_open_folder_is_closed(home):
     folder = home / compilation.NAME
     folder.mkdir(parents=True)

@@ -9,7 +9,7 @@ from converters.rules import IGNORED
 from converters.torchvision_import import import_torchvision
 from jaxvision import models
 from jaxvision.functional import functionalize
-from tests.families import one_a_family
+from tests.families import one_a_family, slow_but
 
 SMALL = one_a_family("mobilenet_v3_small")
 
@@ -30,7 +30,9 @@ def fresh():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", slow_but(("resnet18", "googlenet", "mobilenet_v3_small"), SMALL)
+)
 def test_round_trip_is_lossless_to_the_bit(name):
     torch = pytest.importorskip("torch")
     torchvision = import_torchvision()

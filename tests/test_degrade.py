@@ -112,7 +112,8 @@ def test_noise_has_the_variance_that_is_asked_for():
     assert made.mean() == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["web", pytest.param("camera", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["web", "camera"])
 def test_each_image_is_degraded_in_its_own_way_and_always_alike(kind):
     same = floats(*[photo(32, 32)] * 4)
     make = jax.jit(degrade.degrade, static_argnames=("kind", "scale"))

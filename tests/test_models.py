@@ -23,6 +23,8 @@ SLOW = {
     *("densenet121", "densenet169", "densenet201"),
     *("vgg11", "vgg11_bn", "mobilenet_v3_large"),
 }
+HEAVY = {"vgg16", "densenet161", "resnext50_32x4d", "wide_resnet50_2"}
+"""Of these the quick tests compile one size, an odd one."""
 TRAINED = {"resnet18"}
 EVEN = 40
 """Pixels. "SAME" padding equals torch's where a map is odd: there it would not."""
@@ -69,14 +71,30 @@ def difference(ours, theirs):
 @pytest.mark.floor
 @pytest.mark.parametrize("name", rows())
 def test_logits_match_torchvision(name, float64):
+    smallest, even, odd = sizes(name)
+    check_logits(name, (odd,) if name in HEAVY else (smallest, even, odd))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(HEAVY))
+def test_logits_match_torchvision_at_other_sizes(name, float64):
+    smallest, even, _ = sizes(name)
+    check_logits(name, (smallest, even))
+
+
+def sizes(name):
+    """The smallest that the net takes, an even one and an odd one."""
+    smallest, _, odd = oracle.default_sizes(name)[:3]
+    return smallest, max(EVEN, smallest + smallest % 2), odd
+
+
+def check_logits(name, sizes):
     net = oracle.torch_model(name, dtype="float64")
     model = oracle.our_model(name, net)
     _, params, _ = functionalize(model)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert count == weights.find(name).params  # as torchvision's table has it
-    smallest, _, odd = oracle.default_sizes(name)[:3]
-    even = max(EVEN, smallest + smallest % 2)
-    for size in (smallest, even, *([] if name in SLOW else [odd])):
+    for size in sizes:
         images = oracle.random_images(2, size, dtype="float64")
         assert difference(logits(model, images), torch_logits(net, images)) <= 1e-9
 
@@ -107,6 +125,7 @@ def googlenet(**options):
     return oracle.randomize(net.double())
 
 
+@pytest.mark.slow
 def test_googlenet_without_transform_input_matches_torchvision(float64):
     net = googlenet(aux_logits=False)  # as torchvision builds it without weights
     images = oracle.random_images(2, 32, dtype="float64")

@@ -221,6 +221,11 @@ def test_fault_of_the_file_is_one_line(tmp_path):
     check_error(str(tmp_path / "none.csv"), "none.csv cannot be read: No such file")
 
 
+def test_mark_between_labels_is_in_none_of_several(photos):
+    lines = (json.dumps({"path": p, "labels": ["a", "c;d"]}) for p in PLAIN)
+    check_error(write(photos, "\n".join(lines), "l.jsonl"), "the label 'c;d' holds ';'")
+
+
 def test_labels_alike_but_for_capitals_are_named(photos):
     text = table().replace("a/1.png,cat", "a/1.png,Cat")
     source = find_source(write(photos, text), labelled=True)

@@ -12,6 +12,7 @@ from jaxvision.functional import functionalize
 from jaxvision.preprocess import eval_image, normalize, to_float
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.torch
 def test_mobilenet_top1_equals_torchvisions_image_by_image(data_folder):

@@ -134,6 +134,7 @@ def test_several_values_make_a_grid_with_one_page(config):
     assert transfer.main(resumed) == numbers
 
 
+@pytest.mark.slow
 def test_learning_rates_are_tried_drawn_and_one_suggested(config):
     numbers = transfer.main(replace(config, find_lr=True, freeze=("backbone",)))
     folder = config.output / "transfer" / "1"

@@ -239,9 +239,8 @@ def test_light_network_learns_any_scale_and_starts_from_another(
         superres.main(replace(config, init_from=run))
 
 
-@pytest.mark.parametrize("epochs", [1, 4])
-def test_light_network_stays_near_bicubic_in_a_few_steps(tmp_path, epochs):
-    numbers = superres.main(Config(epochs=epochs, repeat=1, output=tmp_path))
+def test_light_network_stays_near_bicubic_in_a_few_steps(tmp_path):
+    numbers = superres.main(Config(epochs=4, repeat=1, output=tmp_path))
     assert numbers["test_psnr"] > numbers["test_psnr_bicubic"] - 0.05
 
 

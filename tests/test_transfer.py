@@ -187,11 +187,13 @@ def test_dry_run_writes_nothing(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_and_names_the_cure(config, tmp_path):
     with pytest.raises(RunError, match="no longer finite.*--optim.lr"):
         transfer.main(replace(config, output=tmp_path, optim=Optim(lr=1e30), epochs=2))
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_fine_tuned_model_keeps_its_head(finished, config, tmp_path):
     weights = str(finished[0] / "model.safetensors")
     again = replace(config, weights=weights, dry_run=True, output=tmp_path)

@@ -80,6 +80,7 @@ def test_single_precision_has_its_own_bound(found):
     assert len(replace(single, logits={33: 9e-5, 65: 2e-4}).faults) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ones_own_is_verified(found, tmp_path, monkeypatch):
     fields = ("loss", "gradients", "parameters", "statistics")
     training = {field: getattr(found, field) for field in fields}

@@ -162,7 +162,6 @@ def check_environment() -> None:
     """Settings of the process, before JAX computes anything."""
     try:
         ops.keep_pages()
-        compilation.skip_tuning_checks()
         compilation.check_device()
         compilation.use_cache()
         prepare_convolutions()

@@ -121,7 +121,7 @@ class Trust(NamedTuple):
       before: the calibration without it.
       chance: see `calibration.chance_error`.
       thresholds: for some precisions, the threshold, and how each part of the images
-        fares by that of the other.
+        fares by that of the others.
     """
 
     temperature: float

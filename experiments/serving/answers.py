@@ -21,6 +21,7 @@ from experiments.serving.service import (
     safe_file,
     safe_folders,
 )
+from jaxvision.calibration import foremost
 from jaxvision.data.decode import FORMATS, open_image, read_header
 from jaxvision.data.photo import Photo
 from jaxvision.data.reader import Guesses, guessed
@@ -58,7 +59,8 @@ def classifier_service(path: Path, *, precision: float | None) -> Service:
         said = _said(row, model, limit) | {"name": upload.name, "notes": notes}
         if upload.wishes.get("pictures"):
             with device:
-                said |= _looked(image[0], _foremost(row, model), explain, model)
+                label = int(foremost(row[None], model.certainty)[0])
+                said |= _looked(image[0], label, explain, model)
             said["file"] = safe_file(upload.name, ending=_ending(upload.data))
             said["nearest"] = nearest.find(image) if nearest else []
             said["nearest_note"] = nearest.note if nearest else NO_PHOTOS
@@ -128,12 +130,6 @@ def _said(row: np.ndarray, model: Portable, limit: float) -> dict[str, Any]:
         "unsure": shares[best] < limit,
         "probabilities": shares,
     }
-
-
-def _foremost(row: np.ndarray, model: Portable) -> int:
-    """The likeliest class; of several labels, the one most over its threshold."""
-    limits = model.certainty.label_thresholds
-    return int((row - np.asarray(limits) if limits else row).argmax())
 
 
 def _looked(

@@ -55,6 +55,7 @@ class NearestPhotos:
         self._known: list[Known] = []
         self._done, self._total = 0, 0
         self._why_none = "The training photos are being listed."
+        self._fault = ""
 
     @property
     def note(self) -> str:
@@ -66,7 +67,8 @@ class NearestPhotos:
                 f"among the {self._done} of {self._total} training photos that were "
                 "looked through so far"
             )
-        return f"among {len(self._known)} training photos"
+        fault = f", the others not read: {self._fault}" if self._fault else ""
+        return f"among {len(self._known)} training photos{fault}"
 
     def look_through(self, stop: Event) -> None:
         """Computes the features of all, until `stop`; what cannot be read is none."""
@@ -75,7 +77,12 @@ class NearestPhotos:
         for start in range(0, len(found), BATCH):
             if stop.is_set():
                 return
-            self._add(found[start : start + BATCH])
+            try:
+                self._add(found[start : start + BATCH])
+            except OSError as error:  # the storage fails, after several tries
+                self._total = self._done = len(self._known)
+                self._why_none = self._fault = str(error)
+                return
             self._done = min(start + BATCH, self._total)
 
     def _add(self, photos: Sequence[tuple[Photo, str]]) -> None:

@@ -13,19 +13,14 @@ import numpy as np
 from flax import nnx
 
 from converters import weights
-from converters.bundle import save_bundle
+from converters.bundle import check_revision, save_bundle
 from converters.from_torch import ConversionError, convert
 from converters.to_torch import to_state_dict
 from experiments.command import limits
 from experiments.command.limits import at_least, limited
 from experiments.command.options import UsageError, check_alike
 from experiments.inference.enlarger import MOST_DB
-from experiments.training.perceptual import (
-    absolute,
-    make_loss,
-    squared,
-    without_grid,
-)
+from experiments.training.perceptual import absolute, make_loss, squared
 from experiments.training.recipe import Recipe
 from experiments.training.training import (
     Start,
@@ -110,12 +105,13 @@ def make_enlarger_training(
             f"--batch-size {recipe.batch_size} is more than the {crops} crops of an "
             f"epoch: {len(photos.images)} pieces of photos, --repeat {recipe.repeat}"
         )
+    begun_as = recipe
     recipe = _warmed(recipe, steps=crops // recipe.batch_size)
     fingerprint, judged = _fingerprints(photos)
     layout = make_layout(recipe)
     whole = parallel.replicated(layout.mesh)
     error, _, features = recipe.loss.partition("+")
-    used = without_grid(perceptual) if features and perceptual else None
+    used = perceptual if features else None
     model = start.model
     assert isinstance(model, Enlarger)
     # In full precision, whatever the training computes in.
@@ -132,6 +128,33 @@ def make_enlarger_training(
         psnr, ssim = (np.concatenate(column) for column in zip(*figures, strict=True))
         return {"val_psnr": float(psnr.mean()), "val_ssim": float(ssim.mean())}
 
+    task = Task(
+        data={"image": photos.images, "size": photos.sizes},
+        fingerprint=fingerprint,
+        judged=judged,
+        transforms=[pairs],
+        loss_fn=make_loss(ERRORS[error], used, weight=recipe.perceptual_weight),
+        metrics=("loss",),
+        evaluate=evaluate,
+        keep=_make_keep(start),
+        # The perceptual loss pays with PSNR for what it gains: the last epoch counts.
+        judged_by="epoch" if used else "val_psnr",
+        repeat=recipe.repeat,
+        streams=_streams,
+        options={
+            "model": start.name,
+            **_features(used),
+            "revision": 1 if _as_ever(model, begun_as, recipe) else 2,
+        },
+    )
+    size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
+    trained = make_trainable(model, recipe, size=size)
+    return make_training(task, trained, recipe)
+
+
+def _make_keep(start: Start) -> Callable[[Tree, Tree, Path], None]:
+    """What writes the best epoch's model."""
+
     def keep(params: Tree, stats: Tree, folder: Path) -> None:
         params, stats = parallel.on_host((params, stats))
         if not processes.is_first():
@@ -145,24 +168,7 @@ def make_enlarger_training(
             preprocessing=start.preprocessing,
         )
 
-    task = Task(
-        data={"image": photos.images, "size": photos.sizes},
-        fingerprint=fingerprint,
-        judged=judged,
-        transforms=[pairs],
-        loss_fn=make_loss(ERRORS[error], used, weight=recipe.perceptual_weight),
-        metrics=("loss",),
-        evaluate=evaluate,
-        keep=keep,
-        # The perceptual loss pays with PSNR for what it gains: the last epoch counts.
-        judged_by="epoch" if used else "val_psnr",
-        repeat=recipe.repeat,
-        streams=_streams,
-        options={"model": start.name, **_features(used)},
-    )
-    size = recipe.crop_size // (1 if model.takes_enlarged else model.scale)
-    trained = make_trainable(model, recipe, size=size)
-    return make_training(task, trained, recipe)
+    return keep
 
 
 def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
@@ -171,6 +177,20 @@ def _warmed(recipe: EnlargerRecipe, *, steps: int) -> EnlargerRecipe:
         return recipe
     epochs = max(recipe.optim.warmup_epochs, LEAST_WARMUP / steps)
     return replace(recipe, optim=replace(recipe.optim, warmup_epochs=epochs))
+
+
+def _as_ever(model: Enlarger, given: EnlargerRecipe, warmed: EnlargerRecipe) -> bool:
+    """Whether runs of the first versions trained and were judged in the same way.
+
+    Since then the squared error is the luma's above all, VGG's maxima are means, a
+    photo is degraded by its place among all, and a warm-up has a least length.
+    """
+    return (
+        given.loss == "l1"
+        and given.degrade == "bicubic"
+        and given == warmed
+        and model.revision == 1
+    )
 
 
 def _pairs(recipe: EnlargerRecipe, model: Enlarger) -> Transform:
@@ -234,12 +254,15 @@ def build(name: str, path: Path | None, *, seed: int, is_begun: bool = False) ->
     try:
         arrays = weights.load_state_dict(file)
         # A network with a residual has the tensors of the one without.
-        theirs = _architecture(file) or name
+        metadata = _metadata(file)
+        theirs = metadata.get("architecture", name)
         kind = theirs.partition("_x")[0]
         if kind != name.partition("_x")[0]:
             raise UsageError(
                 f"--init-from: {path} holds a {theirs}: give --model {kind}"
             )
+        if metadata:
+            check_revision(path, metadata, models.abstract(theirs))
         if theirs != name:
             new = models.create(name, rngs=nnx.Rngs(seed))
             arrays = _fitting(arrays, to_state_dict(new, *functionalize(new)[1:]))
@@ -257,11 +280,12 @@ def _fitting(
     return {**new, **fits}
 
 
-def _architecture(file: Path) -> str | None:
-    """The network of a `model.safetensors`; none, where the file does not say."""
+def _metadata(file: Path) -> Mapping[str, str]:
+    """What a `model.safetensors` says of itself; another file says nothing."""
     if file.suffix.lower() != ".safetensors":
-        return None
-    return weights.read_safetensors(file)[1].get("architecture")
+        return {}
+    found = weights.read_safetensors(file)[1]
+    return found if "architecture" in found else {}
 
 
 def stacks(

@@ -125,7 +125,11 @@ def make_relative(perceptual: Perceptual, images: Sequence[np.ndarray]) -> Perce
 def without_grid(loss: Perceptual) -> Perceptual:
     """The loss to train by, with VGG's maxima as means; see `make_perceptual`."""
     return perceptual.make_perceptual(
-        loss.params, layers=dict(loss.layers), pooling="mean"
+        loss.params,
+        layers=dict(loss.layers),
+        mean=loss.mean,
+        std=loss.std,
+        pooling="mean",
     )
 
 

@@ -143,6 +143,11 @@ def check_same(facts: Mapping[str, Any], plan: Plan, folder: Path) -> list[str]:
                 "it the same --data, or start a new run"
             )
     begun, now = (_flat(one) for one in (facts.get("options", {}), plan.options))
+    if begun.get("revision", 1) != now.get("revision", 1):
+        raise UsageError(
+            f"the run in {folder} was begun by another version, which trained and "
+            "judged otherwise: start a new run, or go on with that version"
+        )
     differ = {n: (begun[n], now[n]) for n in begun if n in now and begun[n] != now[n]}
     for name, (old, new) in differ.items():
         if name not in FREE:

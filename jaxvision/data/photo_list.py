@@ -81,7 +81,9 @@ def open_list(spec: str, *, labelled: bool) -> Source:
         found = _find_labels(path, table, {where, side})
         multilabel = _is_multilabel(path, table, found)
         labels, said = found.each, f"{said}, {found.words}"
-        said += ", several a photo" if multilabel else ""
+        if multilabel:
+            said += ", several a photo"
+            _check_marks(path, labels)
     entries = [
         _Entry(
             row.line, _path(path, row, where), one, _split(path, row, side) or "train"
@@ -285,6 +287,16 @@ def _is_multilabel(path: Path, table: Rows, labels: _Labels) -> bool:
             "remove the line"
         )
     return bool(lacking)
+
+
+def _check_marks(path: Path, labels: Sequence[tuple[str, ...]]) -> None:
+    """Raises ValueError where a label of several holds what separates them."""
+    for name in sorted({name for one in labels for name in one}):
+        if ";" in name:
+            raise ValueError(
+                f"{path}: the label {shown(name)} holds ';', which separates the "
+                "labels of a photo in all tables: rename it"
+            )
 
 
 def _check_once(path: Path, entries: Sequence[_Entry]) -> None:

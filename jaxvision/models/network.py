@@ -12,6 +12,9 @@ class Network(nnx.Module):
 
     smallest: ClassVar[int]
     """Pixels a side of the smallest images that it takes."""
+    revision = 1
+    """Rises where the same arrays come to mean another function: a file of an older one
+    is refused."""
     optional: ClassVar[tuple[str, ...]] = ()
     """Children that are None where it is built without them. A converter then leaves
     their tensors out."""

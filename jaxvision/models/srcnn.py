@@ -32,6 +32,7 @@ class SRCNN(Enlarger):
         self.conv3 = conv(32, 3, third, padding=third // 2, bias=True, rngs=rngs)
         self.scale = scale
         self.residual = residual
+        self.revision = 2 if residual else 1  # its input was not centred at first
 
     def __call__(self, x):
         if x.ndim != 4 or x.shape[3] != 3:

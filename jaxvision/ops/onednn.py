@@ -5,7 +5,8 @@ loads. float32, and bfloat16 on processors that multiply it; forward, input
 gradient and kernel gradient are each other's derivatives, so that any order of
 reverse-mode differentiation works. Where a float32 result has few channels, XLA's
 convolution is two to four times faster than oneDNN's and takes its place; bfloat16 is
-not XLA's on a CPU, which widens it.
+not XLA's on a CPU, which widens it. The gradients of depthwise convolutions that oneDNN
+computes more slowly in bfloat16 than in float32 are computed in float32, and rounded.
 """
 
 import ctypes
@@ -33,6 +34,8 @@ SPIN = "1000"
 SOURCE = Path(__file__).parents[1] / "onednn.cc"
 FEW = 8
 """Channels up to which oneDNN, which pads them to 16, is slower than XLA in float32."""
+PER_GROUP = 4
+"""Channels a group from which oneDNN's bfloat16 is the faster in all gradients."""
 TARGETS = {
     "jaxvision_forward": "JaxvisionForward",
     "jaxvision_input_gradient": "JaxvisionInputGradient",
@@ -162,6 +165,29 @@ def _few(dtype, channels: int, kernel: tuple, geometry: Geometry) -> bool:
     return few and dtype == jnp.float32
 
 
+def _in_float32(function, a, b):
+    """`function` of bfloat16 arguments, computed in float32 and rounded once."""
+    return function(*(p.astype(jnp.float32) for p in (a, b))).astype(a.dtype)
+
+
+# In bfloat16 oneDNN pads the channels of each group to 16 or more, where in float32 it
+# has an implementation for depthwise kernels: 10 to 80 times the CPU time.
+
+
+def _pads_input_gradient(dtype, kernel: tuple, geometry: Geometry) -> bool:
+    """Whether float32 is the faster for the gradient of the input."""
+    strided = geometry.groups > 1 and geometry.strides != (1, 1)
+    return dtype == jnp.bfloat16 and strided and kernel[2] < PER_GROUP
+
+
+def _pads_kernel_gradient(dtype, kernel: tuple, geometry: Geometry) -> bool:
+    """Whether float32 is the faster for the gradient of the kernel."""
+    few = geometry.groups > 1 and kernel[2] < PER_GROUP
+    depthwise = kernel[2] == 1 and kernel[3] == geometry.groups
+    small = max(kernel[:2]) <= 3 and geometry.dilation == (1, 1)
+    return dtype == jnp.bfloat16 and few and not (depthwise and small)
+
+
 def convolve(x: Array, w: Array, geometry: Geometry) -> Array:
     """The convolution of NHWC images by an HWIO kernel, summed in float32.
 
@@ -191,6 +217,8 @@ def _forward(x, w, geometry):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _input_gradient(g, w, geometry, size):
     def call(g, w):
+        if _pads_input_gradient(w.dtype, w.shape, geometry):
+            return _in_float32(call, g, w)
         shape = (g.shape[0], *size, w.shape[2] * geometry.groups)
         if _few(w.dtype, w.shape[2], w.shape, geometry):
             return conv_rules.input_gradient(g, w, geometry, shape)
@@ -203,6 +231,8 @@ def _input_gradient(g, w, geometry, size):
 def _kernel_gradient(x, g, geometry, size):
     def call(x, g):
         shape = (*size, x.shape[3] // geometry.groups, g.shape[3])
+        if _pads_kernel_gradient(g.dtype, shape, geometry):
+            return _in_float32(call, x, g)
         if _few(g.dtype, g.shape[3], shape, geometry) and shape[2] > shape[3]:
             return conv_rules.narrow_kernel_gradient(x, g, geometry, shape)
         return _call("jaxvision_kernel_gradient", shape, geometry, x, g)

@@ -38,7 +38,13 @@ def check_trained(process, folder):
     assert checkpoint.steps(folder / "checkpoints")[-1] == 3 * len(ACCURACIES)
 
 
-@pytest.mark.parametrize("joined", [False, True], ids=["stdout", "both"])
+@pytest.mark.parametrize(
+    "joined",
+    [
+        pytest.param(False, id="stdout", marks=pytest.mark.slow),
+        pytest.param(True, id="both"),
+    ],
+)
 def test_closed_pipe_stops_no_training(tmp_path, joined):
     err = subprocess.STDOUT if joined else subprocess.PIPE
     process = run_with(tmp_path, stdout=subprocess.PIPE, stderr=err)

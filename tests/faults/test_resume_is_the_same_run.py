@@ -109,12 +109,12 @@ def edit(folder, **options):
     ("option", "value"),
     [
         ("batch_size", 8),
-        ("augment", "none"),
         ("seed", 1),
-        ("dropout", 0.1),
-        ("ema", 0.5),
-        ("dtype", "bfloat16"),
-        ("label_smoothing", 0.1),
+        pytest.param("augment", "none", marks=pytest.mark.slow),
+        pytest.param("dropout", 0.1, marks=pytest.mark.slow),
+        pytest.param("ema", 0.5, marks=pytest.mark.slow),
+        pytest.param("dtype", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("label_smoothing", 0.1, marks=pytest.mark.slow),
     ],
 )
 def test_edited_config_is_not_another_run_in_silence(begun, option, value):
