@@ -147,7 +147,7 @@ def _digest(parts: Iterable[np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(f"{part.dtype}{part.shape}".encode())
-        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
