@@ -35,6 +35,16 @@ def check_same_run(folder, other):
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
+def check_close_run(folder, other):
+    """The same numbers in each epoch, and the same weights, but for rounding."""
+    for row, theirs in zip(metrics_of(folder), metrics_of(other), strict=True):
+        for name, value in theirs.items():
+            assert float(row[name]) == pytest.approx(float(value), rel=1e-4), name
+    ours, weights = (load_file(path / "model.safetensors") for path in (folder, other))
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, weights[name], atol=1e-5)
+
+
 def resumed(config_class, folder, *words):
     """The configuration of `--resume FOLDER WORDS...`."""
     return parse(config_class, ["--resume", str(folder), *words], prog="x")

@@ -175,17 +175,22 @@ def test_last_layer_alone_is_trained_on_what_a_stream_sees(config, tmp_path):
     check_same_run(tmp_path / "transfer" / "1", tmp_path / "transfer" / "2")
 
 
-@pytest.mark.slow
-def test_arrays_are_streamed_too(tmp_path):
-    data = write_colours(tmp_path / "colours.npz", train=48, val=10)
-    small = cifar10.Config(
+def of_arrays(folder):
+    """A short run of a small net over images that are an array."""
+    data = write_colours(folder / "colours.npz", train=48, val=10)
+    return cifar10.Config(
         data=str(data),
         model=("fcn_baseline",),
         epochs=2,
         batch_size=16,
         optim=Optim(lr=0.001),
-        output=tmp_path,
+        output=folder,
     )
+
+
+@pytest.mark.slow
+def test_arrays_are_streamed_too(tmp_path):
+    small = of_arrays(tmp_path)
     for how in ("resident", "stream"):
         cifar10.main(replace(small, input=how))
     check_same_run(tmp_path / "cifar10" / "1", tmp_path / "cifar10" / "2")
@@ -248,15 +253,7 @@ def test_input_is_chosen_by_the_budget(monkeypatch, capsys):
 @pytest.mark.slow
 def test_run_from_before_there_were_streams_stays_resident(tmp_path, monkeypatch):
     """Its config.yaml has no `input`, and its checkpoint knows its photos by pixels."""
-    data = write_colours(tmp_path / "colours.npz", train=48, val=10)
-    config = cifar10.Config(
-        data=str(data),
-        model=("fcn_baseline",),
-        epochs=2,
-        batch_size=16,
-        optim=Optim(lr=0.001),
-        output=tmp_path,
-    )
+    config = of_arrays(tmp_path)
     cifar10.main(config)
     monkeypatch.setattr(loop, "STRETCH_SECONDS", 0)
     stop_after(monkeypatch, cifar10, config, looks=5)
