@@ -29,7 +29,6 @@
 # %%
 # Installs jaxvision beside the JAX that is here: what is installed already stays as it is.
 import importlib.util
-import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -49,17 +48,11 @@ import numpy as np
 from IPython.display import Image, display
 
 from experiments.command.options import check_environment
+from experiments.runs.notebook import keep_in_drive
 
 # What is compiled, and the runs, are kept in your Drive, for the next machine.
 KEEP_IN_DRIVE = False  # @param {type: "boolean"}
-OUTPUT = Path("runs")
-if KEEP_IN_DRIVE:
-    from google.colab import drive
-
-    drive.mount("/content/drive")
-    kept_in = Path("/content/drive/MyDrive/jaxvision")
-    os.environ["JAXVISION_HOME"] = str(kept_in)
-    OUTPUT = kept_in / "runs"
+OUTPUT = keep_in_drive() if KEEP_IN_DRIVE else Path("runs")
 
 check_environment()  # the compiled programs are kept, and the CPU's convolutions found
 device = jax.devices()[0]

@@ -1,5 +1,6 @@
 """What the notebooks share: curves that grow, photos in a grid, files in and out."""
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,19 @@ def show(
         if index < len(titles):
             axis.set_title(titles[index], fontsize=8, parse_math=False)
     return Image(data=png(figure, dpi=90))
+
+
+def keep_in_drive() -> Path:
+    """Keeps what is compiled in the person's Drive; returns the folder for runs there.
+
+    On Colab alone, and before anything is compiled.
+    """
+    from google.colab import drive  # pyright: ignore[reportMissingImports]
+
+    drive.mount("/content/drive")
+    home = Path("/content/drive/MyDrive/jaxvision")
+    os.environ["JAXVISION_HOME"] = str(home)
+    return home / "runs"
 
 
 def uploaded() -> list[Path]:
